@@ -3,6 +3,7 @@
 mod ends;
 mod hand_over;
 pub(crate) mod interruption;
+mod names;
 mod parts;
 pub(crate) mod progress;
 mod rows;
@@ -22,6 +23,7 @@ use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, OnceLock, Ordering};
 use crate::task::wait_list::WaitList;
 use crate::{Fingerprint, Record, Timestamp};
 use interruption::{AttemptInfo, Earlier, Interruption};
+use names::Names;
 use progress::Progress;
 
 /// How an attempt ended, for its waiters.
@@ -49,9 +51,7 @@ pub(crate) struct Attempt {
     /// forgotten.
     pub(crate) unresolved_ttl: Option<Duration>,
     pub(crate) earlier: Option<Earlier>,
-    /// Scope, then key.
-    names: Box<[u8]>,
-    scope_len: usize,
+    names: Names,
     /// When the claim died, in ms; `ALIVE` before that.
     interrupted_ms: AtomicU64,
     /// How much later that was found, in ms.
@@ -106,9 +106,6 @@ pub(crate) struct ReplacedInterruption {
 impl Attempt {
     pub(crate) fn new(parts: AttemptParts<'_>) -> Self {
         let lease_until = parts.lease.map_or(NO_END, |lease| parts.started.saturating_add(lease));
-        let mut names = Vec::with_capacity(parts.scope.len() + parts.key.len());
-        names.extend_from_slice(parts.scope);
-        names.extend_from_slice(parts.key);
         Self {
             digest: parts.digest,
             fence: parts.fence,
@@ -119,8 +116,7 @@ impl Attempt {
             lease: parts.lease,
             unresolved_ttl: parts.unresolved_ttl,
             earlier: parts.earlier,
-            names: names.into(),
-            scope_len: parts.scope.len(),
+            names: Names::new(parts.scope, parts.key),
             interrupted_ms: AtomicU64::new(ALIVE),
             found_late_ms: AtomicU64::new(0),
             logged: AtomicBool::new(false),
@@ -160,11 +156,11 @@ impl Attempt {
     }
 
     pub(crate) fn scope(&self) -> &[u8] {
-        self.names.split_at(self.scope_len).0
+        self.names.split().0
     }
 
     pub(crate) fn key(&self) -> &[u8] {
-        self.names.split_at(self.scope_len).1
+        self.names.split().1
     }
 
     #[inline]

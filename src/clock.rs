@@ -84,7 +84,8 @@ pub(crate) struct EngineClock {
 #[derive(Debug)]
 struct WallSeen {
     max_ms: UnseenU64,
-    /// By how much `max_ms` was ahead of the engine's time in the last frame or mark.
+    /// By how much `max_ms` was ahead of the engine's time in the last frame, or at the opening,
+    /// which writes it down.
     told_ahead_ms: UnseenI64,
 }
 
@@ -100,7 +101,7 @@ impl EngineClock {
     /// The clock of a new file: it starts at the wall clock.
     pub(crate) fn new(source: TimeSource) -> Self {
         let wall = source.wall();
-        Self::start(source, wall, wall)
+        Self::start(source, wall, |_boot, _origin_ms| wall)
     }
 
     /// The clock of a file that is opened again.
@@ -121,22 +122,29 @@ impl EngineClock {
         let last = frame.unwrap_or(FrameTime { time: mark.time, wall_max: mark.wall_max });
         let high = mark.time.max(last.time);
         let wall_max = mark.wall_max.max(last.wall_max);
-        let clock = Self::start(source, high, wall.max(wall_max));
-        let gone_by = clock.origin_ms.checked_sub(mark.boot_ms);
-        let start = match gone_by.filter(|_| clock.boot.is_some() && clock.boot == mark.boot) {
-            Some(gone_by) => high.max(mark.time.saturating_add(Duration::from_millis(gone_by))),
-            None => high.saturating_add(wall.saturating_since(wall_max).min(jump_max)),
-        };
-        Self { start: if is_empty { start.max(wall) } else { start }, ..clock }
+        Self::start(source, wall.max(wall_max), |boot, origin_ms| {
+            let gone_by = origin_ms.checked_sub(mark.boot_ms);
+            let start = match gone_by.filter(|_| boot.is_some() && boot == mark.boot) {
+                Some(gone_by) => high.max(mark.time.saturating_add(Duration::from_millis(gone_by))),
+                None => high.saturating_add(wall.saturating_since(wall_max).min(jump_max)),
+            };
+            if is_empty { start.max(wall) } else { start }
+        })
     }
 
-    fn start(source: TimeSource, start: Timestamp, wall_max: Timestamp) -> Self {
+    fn start(
+        source: TimeSource,
+        wall_max: Timestamp,
+        start: impl FnOnce(Option<BootId>, u64) -> Timestamp,
+    ) -> Self {
         let slept_ms = source.slept_ms();
+        let (boot, origin_ms) = (source.boot(), source.monotonic_ms().saturating_add(slept_ms));
+        let start = start(boot, origin_ms);
         Self {
             start,
-            origin_ms: source.monotonic_ms().saturating_add(slept_ms),
+            origin_ms,
             slept_ms: UnseenU64::new(slept_ms),
-            boot: source.boot(),
+            boot,
             wall: CachePadded::new(WallSeen {
                 max_ms: UnseenU64::new(wall_max.0),
                 told_ahead_ms: UnseenI64::new(ahead_ms(wall_max, start)),
@@ -182,16 +190,21 @@ impl EngineClock {
     /// The wall clock is read last. If the thread is held up before that, an opening in the next
     /// boot counts too little time; the other way round it would count that time twice.
     pub(crate) fn frame_time(&self) -> FrameTime {
-        let time = self.now();
-        let wall = self.source.coarse_wall();
-        let before = self.wall.max_ms.fetch_max(wall.0, Ordering::Relaxed);
-        let told = FrameTime { time, wall_max: wall.max(Timestamp(before)) };
+        let told = self.times();
         self.wall.told_ahead_ms.store(ahead_ms(told.wall_max, told.time), Ordering::Relaxed);
         told
     }
 
-    /// Whether the wall clock was set forward since the last frame or mark. If a reboot came
-    /// before the next one, an opening would count the change as time that has passed.
+    fn times(&self) -> FrameTime {
+        let time = self.now();
+        let wall = self.source.coarse_wall();
+        let before = self.wall.max_ms.fetch_max(wall.0, Ordering::Relaxed);
+        FrameTime { time, wall_max: wall.max(Timestamp(before)) }
+    }
+
+    /// Whether the wall clock was set forward since the last frame. If a reboot came before the
+    /// next one, an opening would count the change as time that has passed. A [`mark`](Self::mark)
+    /// does not count: the commit that has it may fail, and the engine goes on.
     pub(crate) fn has_wall_leapt(&self) -> bool {
         self.wall_ahead_ms() > self.wall.told_ahead_ms.load(Ordering::Relaxed).saturating_add(LEAP_MS)
     }
@@ -200,7 +213,7 @@ impl EngineClock {
     pub(crate) fn mark(&self) -> TimeMark {
         self.notice_sleep();
         let boot_ms = self.boot_ms();
-        let wall_max = self.frame_time().wall_max;
+        let wall_max = self.times().wall_max;
         TimeMark { time: self.at(boot_ms), wall_max, boot: self.boot, boot_ms }
     }
 

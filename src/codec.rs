@@ -5,11 +5,14 @@
 
 mod bad_bytes;
 mod checksum;
+mod encoded;
 mod names;
 mod rows;
+mod run;
 
 pub(crate) use bad_bytes::BadBytes;
 pub(crate) use checksum::{CHECKSUM_BYTES, Checksummer};
+pub(crate) use encoded::EncodedEntry;
 pub(crate) use names::check_names;
 pub(crate) use rows::{
     ClaimRow, CompletionRow, DetachedRow, EarlierRow, IntentRow, PolicyRow, ProgressRow, ScopeRow, TokenRow,
@@ -87,7 +90,7 @@ pub(crate) enum Entry<'a> {
 pub(crate) const ENTRY_OVERHEAD_MAX: usize = 192;
 
 impl Entry<'_> {
-    pub(crate) fn encoded(&self) -> Vec<u8> {
+    pub(crate) fn encoded(&self) -> EncodedEntry {
         let variable = match self {
             Self::Intent(row) | Self::Returned(row, _) => row.scope.len() + row.key.len(),
             Self::Completion(_, row) => row.scope.len() + row.key.len() + row.body.len(),
@@ -95,9 +98,7 @@ impl Entry<'_> {
             Self::PolicySet(row) => row.name.len(),
             Self::Vacated(_) | Self::Mark | Self::Detached(_) => 0,
         };
-        let mut bytes = Vec::with_capacity(ENTRY_OVERHEAD_MAX + variable);
-        encode_into(self, &mut bytes);
-        bytes
+        EncodedEntry::new(self, ENTRY_OVERHEAD_MAX + variable)
     }
 }
 

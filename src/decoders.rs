@@ -123,7 +123,7 @@ impl Decoder {
     #[must_use]
     pub fn example(self) -> Vec<u8> {
         match self {
-            Self::Entry => Entry::Intent(intent()).encoded(),
+            Self::Entry => Entry::Intent(intent()).encoded().to_vec(),
             Self::Frame => {
                 let mut frame = FrameBuf::default();
                 for entry in entries() {

@@ -46,7 +46,8 @@
 //! - `serde`: [`Scope::run`](crate::Scope) and similar calls, which store typed results as JSON;
 //!   `Serialize` and `Deserialize` for the small types.
 //! - `http`: a tower layer for the `Idempotency-Key` header: see the module `http`.
-//! - `axum`: `http`, and what needs axum: scopes by matched path, extractors.
+//! - `axum`: `http`, and what needs axum: the URI as the client sent it, scopes by matched path,
+//!   extractors.
 //! - `admin`: a page for operators, to be mounted in an axum router: see the module `admin`.
 //! - `standard-webhooks`: the layer checks the signatures of webhooks.
 //! - `metrics`: `MetricsObserver` counts and times for the crate `metrics`: see
@@ -57,6 +58,7 @@
 //! - `postgres`: `Engine::connect`, an engine on a store for several processes. Unfinished: see
 //!   `docs/shared.md`.
 //! - `postgres-tls`: the same with TLS.
+//! - `sqlx-0_8`, `sqlx-0_9`: its calls in transactions take those of `SQLx` as well, of that version.
 //! - `sim`: a simulated disk, a manual clock, and engines without threads, for deterministic
 //!   tests. Not for production.
 //!
@@ -141,8 +143,8 @@ pub use record::tombstone::Tombstone;
 pub use record::{Body, Outcome, Record};
 #[cfg(feature = "postgres")]
 pub use shared::{
-    BeginInTx, ClaimInTx, CompletedInTx, Copied, Migrated, Pooling, SharedOptions, SharedStats, TxStatements,
-    UncommittedRecord,
+    BeginInTx, ClaimInTx, CompletedInTx, Copied, Migrated, OpenTx, Pooling, SharedOptions, SharedStats,
+    TxStatements, UncommittedRecord,
 };
 pub use state::Fence;
 pub use status::Status;

@@ -6,6 +6,7 @@
 //! crash is checkpointed like any other.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::hash::BuildHasherDefault;
 
 use crate::Timestamp;
@@ -39,7 +40,10 @@ struct KeyUpdate {
 /// Everything since the last checkpoint.
 #[derive(Debug, Default)]
 pub(crate) struct LogTail {
-    words: DigestMap<KeyUpdate>,
+    places: DigestMap<usize>,
+    /// In the order in which the keys came, which is nearly the order of their claims: so a
+    /// checkpoint has little to sort. `places` says where each key is.
+    updates: Vec<(Digest, KeyUpdate)>,
     /// Scopes that were given a policy.
     scopes: BTreeMap<Box<[u8]>, Policy>,
     /// Sequence of the last frame added; zero for none.
@@ -54,13 +58,13 @@ impl LogTail {
     /// An empty tail after the frame with this sequence, with room for as many keys as the last
     /// one had.
     pub(crate) fn after(seq: u64, keys: usize) -> Self {
-        let words = DigestMap::with_capacity_and_hasher(keys, BuildHasherDefault::default());
-        Self { words, seq, ..Self::default() }
+        let places = DigestMap::with_capacity_and_hasher(keys, BuildHasherDefault::default());
+        Self { places, updates: Vec::with_capacity(keys), seq, ..Self::default() }
     }
 
     /// Keys and scopes in here.
     pub(crate) fn len(&self) -> usize {
-        self.words.len() + self.scopes.len()
+        self.updates.len() + self.scopes.len()
     }
 
     pub(crate) fn fold(
@@ -77,12 +81,25 @@ impl LogTail {
             let expires = record.expires();
             self.due = Some(self.due.map_or(expires, |due| due.min(expires)));
         }
-        let forgotten_until = match self.words.get(&digest) {
-            // No checkpoint has taken the record that is forgotten, so no block has to be hidden.
-            Some(KeyUpdate { last: KeyState::Done(_), forgotten_until: None }) => None,
-            earlier => forgotten_until.max(earlier.and_then(|word| word.forgotten_until)),
-        };
-        self.words.insert(digest, KeyUpdate { last, forgotten_until });
+        let mut update = KeyUpdate { last, forgotten_until };
+        match self.places.entry(digest) {
+            Entry::Vacant(place) => {
+                place.insert(self.updates.len());
+                self.updates.push((digest, update));
+            }
+            Entry::Occupied(place) => {
+                let Some((_, earlier)) = self.updates.get_mut(*place.get()) else {
+                    unreachable!("every place is one of the updates")
+                };
+                update.forgotten_until = match &*earlier {
+                    // No checkpoint has taken the record that is forgotten, so no block has to be
+                    // hidden.
+                    KeyUpdate { last: KeyState::Done(_), forgotten_until: None } => None,
+                    earlier => forgotten_until.max(earlier.forgotten_until),
+                };
+                *earlier = update;
+            }
+        }
     }
 
     /// Whether a body in here has expired.
@@ -106,8 +123,8 @@ impl LogTail {
         self.seq = self.seq.max(newer.seq);
         // `None` where there is nothing in it.
         let since = newer.since.unwrap_or_default();
-        for (digest, word) in newer.words {
-            self.fold(digest, word.last, word.forgotten_until, since);
+        for (digest, update) in newer.updates {
+            self.fold(digest, update.last, update.forgotten_until, since);
         }
         for (scope, policy) in newer.scopes {
             self.set_policy(&scope, policy, since);
@@ -123,9 +140,11 @@ impl LogTail {
             codec::encode_into(&ScopeRow { name, policy: policy.row() }, &mut row);
             batch.scopes.push((name.clone(), row));
         }
-        for (digest, word) in &self.words {
-            batch.forgotten.extend(word.forgotten_until.map(|until| (*digest, until)));
-            match &word.last {
+        batch.records.reserve(self.updates.len());
+        batch.ended.reserve(self.updates.len());
+        for (digest, update) in &self.updates {
+            batch.forgotten.extend(update.forgotten_until.map(|until| (*digest, until)));
+            match &update.last {
                 KeyState::Done(record) => {
                     batch.records.push(record.clone());
                     batch.ended.push(*digest);

@@ -6,10 +6,14 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use common::{default_scope, fresh, request};
+use common::{default_scope, fresh, poll, request};
 use futures_executor::block_on;
-use idemkv::{Begin, Engine, Status};
+use idemkv::{Begin, Engine, Event, Observer, Status};
 
 /// The names of all threads of engines in this process.
 fn threads() -> Vec<String> {
@@ -67,4 +71,52 @@ fn an_idle_engine_has_one_thread_and_others_come_with_use() {
     drop(scope);
     block_on(engine.close_async()).unwrap();
     assert_threads(&[]);
+    an_engine_is_told_of_before_its_threads_start(&scratch.path().join("y.idem"));
+    one_thread_closes_however_many_ask(&open("z.idem"));
+    assert_threads(&[]);
+}
+
+/// Notes how many threads this process has when it is told of an opening.
+#[derive(Default)]
+struct AtOpening(AtomicUsize);
+
+impl Observer for AtOpening {
+    fn event(&self, event: &Event<'_>) {
+        if matches!(event, Event::Opened { .. }) {
+            self.0.store(fs::read_dir("/proc/self/task").unwrap().count(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// They tell the observer as well: of leases that are over, say.
+fn an_engine_is_told_of_before_its_threads_start(path: &Path) {
+    let (before, observer) =
+        (fs::read_dir("/proc/self/task").unwrap().count(), Arc::new(AtOpening::default()));
+    let engine = Engine::options().observer(Arc::clone(&observer)).open(path).unwrap();
+    assert_eq!(observer.0.load(Ordering::Relaxed), before);
+    engine.close().unwrap();
+}
+
+/// The close waits for the reader of the tables meanwhile.
+fn one_thread_closes_however_many_ask(engine: &Engine) {
+    let closers = || threads().iter().filter(|name| *name == "idemkv-close").count();
+    let asks = || {
+        (0..100).for_each(|_| assert_eq!(engine.clone().close().unwrap().claims_left, 0));
+        thread::scope(|tasks| {
+            let tasks = tasks.spawn(|| {
+                let mut calls: Vec<_> = (0..100).map(|_| Box::pin(engine.clone().close_async())).collect();
+                assert!(calls.iter_mut().all(|call| poll(call.as_mut()).is_pending()));
+                while closers() == 0 {
+                    thread::yield_now();
+                }
+                assert_eq!(closers(), 1);
+                calls
+            });
+            tasks.join().unwrap()
+        })
+    };
+    let calls = engine.read_tables(|_| asks()).unwrap();
+    for call in calls {
+        assert_eq!(block_on(call).unwrap().claims_left, 0);
+    }
 }

@@ -32,7 +32,7 @@ use idemkv::sim::Decoder;
 use script::{
     ADVANCE, ADVANCE_TO, BEGIN, BEGIN_MANY, CALL_BYTES, CHECKPOINT, CLOSE, COMPLETE, COMPLETE_IN,
     COMPLETE_MANY, CRASH, CRASH_AGAIN, Call, DECLARE, DROP, ENTRIES, FAIL, FLUSH, FORGET, GET, INTO_TOKEN,
-    KILL, NOTE, RELEASE, RENEW, RESOLVE, RESTART, RESUME, SET_WALL, SLEEP, STEP,
+    KILL, NOTE, PUT_BACK, RELEASE, RENEW, RESOLVE, RESOLVE_IF, RESTART, RESUME, SET_WALL, SLEEP, STEP,
 };
 use specimen::{Found, Specimen};
 use world::{Image, World};
@@ -112,7 +112,7 @@ const OTHER_REQUEST: u8 = 84;
 const BEGUN: [u8; CALL_BYTES] = [BEGIN, 0, 0, 0];
 
 /// Where to start and whether to be killed at the end, then calls. See `tests/model`.
-const HISTORIES: [(&str, u8, &[[u8; CALL_BYTES]]); 12] = [
+const HISTORIES: [(&str, u8, &[[u8; CALL_BYTES]]); 13] = [
     (
         "replay",
         0,
@@ -127,6 +127,23 @@ const HISTORIES: [(&str, u8, &[[u8; CALL_BYTES]]); 12] = [
         "resolved",
         0,
         &[[DECLARE, 0, 4, 0], BEGUN, [CLOSE, 0, 0, 0], BEGUN, [RESOLVE, 0, 0, 0], [FAIL, 0, 2, 0], BEGUN],
+    ),
+    (
+        "put-back",
+        0,
+        &[
+            BEGUN,
+            [NOTE, 0, 2, 0],
+            [DROP, 0, 0, 0],
+            [RESOLVE_IF, 0, 1, 0],
+            [COMPLETE, 0, 5, 0],
+            [PUT_BACK, 0, 0, 0],
+            [KILL, 0, 0, 0],
+            [RESOLVE_IF, 0, 1, 0],
+            [DROP, 0, 0, 0],
+            [RESOLVE_IF, 0, 0, 0],
+            [GET, 0, 0, 0],
+        ],
     ),
     (
         "token",

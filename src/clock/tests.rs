@@ -166,6 +166,35 @@ fn a_wall_clock_set_forward_while_the_file_was_open_is_not_taken_for_a_stop() {
     assert_went_by(&EngineClock::resume(source(&clock), &past, HOUR), mark, 5_000);
 }
 
+/// The commit of the store for which the mark is made may fail, on a full disk say.
+#[test]
+fn a_wall_clock_set_forward_is_noted_by_a_frame_and_not_by_a_mark() {
+    let clock = ManualClock::at_millis(0);
+    let engine = made(&clock);
+    clock.jump_wall_to_millis(NOON);
+    assert_eq!(engine.mark().wall_max, Timestamp(NOON));
+    assert!(engine.has_wall_leapt());
+    assert_eq!(engine.frame_time().wall_max, Timestamp(NOON));
+    assert!(!engine.has_wall_leapt());
+}
+
+/// The time of the stop counted as a leap that had been noted, and hid a shorter one.
+#[test]
+fn a_stop_hides_no_later_leap_of_the_wall_clock() {
+    let clock = ManualClock::at_millis(NOON);
+    for reboots in [false, true] {
+        let mark = made(&clock).mark();
+        clock.advance(2 * HOUR);
+        if reboots {
+            clock.reboot();
+        }
+        let engine = again(&clock, mark);
+        assert!(!engine.has_wall_leapt(), "the stop is no leap");
+        clock.jump_wall_to_millis(clock.wall_millis() + HOUR_MS);
+        assert!(engine.has_wall_leapt(), "{reboots}");
+    }
+}
+
 #[test]
 fn without_the_name_of_a_boot_a_stop_counts_as_over_a_reboot() {
     let clock = ManualClock::at_millis(NOON);

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use siphasher::sip::SipHasher13;
 
+use super::run::Run;
 use super::*;
 use crate::key::NAME_MAX;
 use crate::key::{Digest, Secret};
@@ -186,7 +187,76 @@ fn a_sealed_row_opens_at_its_own_place_only() {
     }
 }
 
+/// As bincode writes a value by itself.
+fn derived(value: impl Encode) -> Vec<u8> {
+    bincode::encode_to_vec(value, CONFIG).unwrap()
+}
+
+fn run(fill: impl FnOnce(&mut Run) -> &mut Run) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    fill(&mut Run::new()).write(&mut Appended(&mut bytes)).unwrap();
+    bytes
+}
+
+#[test]
+fn a_run_has_the_bytes_that_bincode_writes() {
+    // Around each length that a number may take.
+    for bits in 0..128 {
+        for number in [(1_u128 << bits) - 1, 1 << bits, (1 << bits) + 1, u128::MAX >> bits] {
+            assert_eq!(run(|run| run.number(number)), derived(number), "{number}");
+            if let Ok(number) = u64::try_from(number) {
+                assert_eq!(run(|run| run.number(number)), derived(number), "{number}");
+                assert_eq!(run(|run| run.option(Some(number))), derived(Some(number)), "{number}");
+            }
+            if let Ok(number) = u32::try_from(number) {
+                assert_eq!(run(|run| run.number(number)), derived(number), "{number}");
+            }
+        }
+    }
+    for number in 245_u64..260 {
+        assert_eq!(run(|run| run.number(number)), derived(number), "{number}");
+    }
+    for len in [0, 1, 250, 251, 70_000] {
+        let slice = vec![7_u8; len];
+        assert_eq!([run(|run| run.length_of(&slice)), slice.clone()].concat(), derived(slice.as_slice()));
+    }
+    assert_eq!(run(|run| run.option(None)), derived(None::<u64>));
+    assert_eq!(run(|run| run.flag(true).flag(false)), derived((true, false)));
+    assert_eq!(run(|run| run.put(&[9; 32]).number(1_u64)), derived(([9_u8; 32], 1_u64)));
+}
+
 proptest! {
+    /// Decoding is derived: it reads the fields in their order, each by its type.
+    #[test]
+    fn rows_of_any_fields_come_back(
+        numbers in any::<[u64; 8]>(),
+        (digest, attempts, earlier) in any::<(u128, [u32; 2], bool)>(),
+        (lease_ms, unresolved_ms, flags) in any::<(Option<u64>, Option<u64>, [bool; 2])>(),
+        (fingerprint, shift) in (any::<[u8; 32]>(), 0..64_u32),
+        scope in proptest::collection::vec(any::<u8>(), 0..300),
+        key in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let [fence, started_ms, a, b, c, d, e, f] = numbers.map(|number| number >> shift);
+        let [attempt, other] = attempts.map(|attempt| attempt >> (shift % 32));
+        let (scope, key) = (scope.as_slice(), key.as_slice());
+        let earlier = earlier.then_some(EarlierRow { fence: c, attempt: other, started_ms: d, interrupted_ms: e });
+        let intent = IntentRow {
+            digest, scope, key, fingerprint, fence, attempt, started_ms, ttl_ms: a, remembered_ms: b,
+            earlier, lease_ms, unresolved_ms,
+        };
+        let mut bytes = Vec::new();
+        encode_into(&intent, &mut bytes);
+        prop_assert_eq!(decode(&bytes), Ok(intent));
+        let [failed, body_kept] = flags;
+        let completion = CompletionRow {
+            scope, key, fingerprint, fence, attempt, failed, started_ms, took_ms: a, ttl_ms: b,
+            tombstone_ms: f, body_kept, body: key,
+        };
+        bytes.clear();
+        encode_into(&completion, &mut bytes);
+        prop_assert_eq!(decode(&bytes), Ok(completion));
+    }
+
     #[test]
     fn decoding_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         prop_assert!(matches!(decode::<Entry<'_>>(&bytes), Ok(_) | Err(BadBytes(_))));

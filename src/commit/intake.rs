@@ -20,21 +20,21 @@ impl<P: Publish> Commit<P> {
     pub(crate) async fn append(
         &self,
         caller: Caller,
-        entry: Vec<u8>,
+        entry: impl AsRef<[u8]>,
         op: &mut Option<P::Op>,
         reservation: &mut Reservation,
         queue_timeout: &mut QueueTimeout,
         may: impl Fn() -> bool,
     ) -> Result<Option<Ticket>, CommitError> {
         let (until, full) = (queue_timeout.until(), Err(queue_full(queue_timeout)));
-        let mut line = InLine::new(self, &entry);
+        let mut line = InLine::new(self, entry.as_ref());
         let queued = async {
             let mut queue = poll_fn(|context| line.poll(context)).await?;
             if !may() {
                 return Ok(None);
             }
             line.take(&mut queue);
-            let ticket = op.take().map(|op| queue.push(&entry, op, reservation));
+            let ticket = op.take().map(|op| queue.push(entry.as_ref(), op, reservation));
             if caller == Caller::Task {
                 self.call_leader(&queue);
             }

@@ -150,6 +150,10 @@ impl<P: Publish> Commit<P> {
                 return None;
             }
             let (written, frame, took) = self.write(&mut writer, group, watch);
+            // It woke tasks that wait for log space.
+            if self.origin.is_elsewhere() {
+                return None;
+            }
             let has_failed = written.outcome.is_err();
             queue = self.queue.lock();
             queue.writing = None;

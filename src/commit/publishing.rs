@@ -65,6 +65,10 @@ impl<P: Publish> Commit<P> {
         let ops = match outcome {
             Ok((seq, mut ops)) if self.failure.get().is_none() => {
                 self.publisher.publish(seq, &mut ops);
+                if self.origin.is_elsewhere() {
+                    std::mem::forget(unwinding);
+                    return Vec::new();
+                }
                 status.settle(GroupEnd::Durable);
                 // A segment may have been filled since those in line called the worker.
                 if let Some(worker) = self.threads.worker.as_ref().filter(|_| self.space.awaits_checkpoint())
@@ -80,8 +84,10 @@ impl<P: Publish> Commit<P> {
             }
             Err(failure) => {
                 self.fail(&failure);
-                status.settle(GroupEnd::Failed);
-                self.fail_queued();
+                if !self.origin.is_elsewhere() {
+                    status.settle(GroupEnd::Failed);
+                    self.fail_queued();
+                }
                 Vec::new()
             }
         };
@@ -93,7 +99,9 @@ impl<P: Publish> Commit<P> {
     /// published may still be acknowledged; groups that are being written or queued are not.
     pub(crate) fn stop(&self, failure: &Failure) {
         self.fail(failure);
-        self.fail_queued();
+        if !self.origin.is_elsewhere() {
+            self.fail_queued();
+        }
     }
 
     /// Stops all commits for good. Only the publishing thread comes here, and
@@ -101,7 +109,9 @@ impl<P: Publish> Commit<P> {
     fn fail(&self, failure: &Failure) {
         if self.failure.set(failure.clone()).is_ok() {
             self.publisher.failed(failure);
-            self.space.wake();
+            if !self.origin.is_elsewhere() {
+                self.space.wake();
+            }
         }
     }
 

@@ -14,8 +14,8 @@ const PAGE: usize = 4_096;
 pub(crate) struct CopyOnWriteFile {
     file: Arc<dyn DiskFile>,
     /// Leaf lock, held only to look and to change. A read takes the written pages first, and reads
-    /// the file below after that: the file does not change, so together they are the view at that
-    /// moment. Writes and changes of length come from one thread at a time, or a page that is
+    /// the file below after that. As long as the file does not change, together they are the view at
+    /// that moment. Writes and changes of length come from one thread at a time, or a page that is
     /// fetched for a write could miss a cut.
     state: UnseenMutex<State>,
 }

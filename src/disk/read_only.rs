@@ -99,3 +99,39 @@ impl DiskFile for ReadOnlyFile {
         self.view.is_gone_from(path)
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use super::*;
+    use crate::sim::SimDisk;
+
+    #[test]
+    fn nothing_of_the_disk_is_changed() {
+        let sim = SimDisk::new();
+        let path = Path::new("x.idem");
+        sim.create(path, None).unwrap().write_at(0, b"kept").unwrap();
+        let disk = ReadOnlyDisk::new(Arc::new(sim.clone()));
+        let other = Path::new("y.idem");
+        let refusals = [
+            disk.create(other, None).map(drop),
+            disk.publish(path, other),
+            disk.replace(path, other),
+            disk.sync_name(path),
+            disk.discard(path),
+        ];
+        for refused in refusals {
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+        }
+        // What is written stays in memory, for this view of the file alone.
+        let file = disk.open(path).unwrap();
+        file.write_at(0, b"lost").unwrap();
+        let mut read = [0; 4];
+        file.read_at(0, &mut read).unwrap();
+        assert_eq!(&read, b"lost");
+        drop(file);
+        disk.open(path).unwrap().read_at(0, &mut read).unwrap();
+        assert_eq!(&read, b"kept");
+        assert!(matches!(disk.kind(other), Ok(Kind::Missing)));
+    }
+}

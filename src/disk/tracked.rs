@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::DiskFile;
+use crate::fork::Origin;
 use crate::sync::{Arc, UnseenMutex};
 
 /// Bytes of a chunk.
@@ -59,7 +60,11 @@ impl Clean {
 /// A copy is being made. Its drop ends the marking.
 #[derive(Debug)]
 #[must_use = "nothing is noted once it is gone"]
-pub(crate) struct Tracking(Arc<Tracked>);
+pub(crate) struct Tracking {
+    of: Arc<Tracked>,
+    /// In a forked child the lock may be held for ever.
+    origin: Origin,
+}
 
 impl Tracked {
     pub(crate) fn new(file: Arc<dyn DiskFile>) -> Self {
@@ -74,7 +79,7 @@ impl Tracked {
             return None;
         }
         *clean = Some(Clean::default());
-        Some(Tracking(Arc::clone(self)))
+        Some(Tracking { of: Arc::clone(self), origin: Origin::here() })
     }
 
     /// Marks these chunks as changed since they were read.
@@ -93,29 +98,31 @@ impl Tracking {
     /// write is marked again. If it were marked before, a reader that doesn't see the write yet
     /// could clear the mark.
     pub(crate) fn take(&self, chunk: u64) -> bool {
-        self.0.clean.lock().as_mut().is_some_and(|clean| clean.set(chunk))
+        self.of.clean.lock().as_mut().is_some_and(|clean| clean.set(chunk))
     }
 
     /// Marks a chunk as not clean again: the bytes that were read were not used.
     pub(crate) fn put_back(&self, chunk: u64) {
-        self.0.soil(chunk..chunk + 1);
+        self.of.soil(chunk..chunk + 1);
     }
 
     /// Bytes in chunks that are not clean, of the first `len` bytes.
     pub(crate) fn left(&self, len: u64) -> u64 {
-        let clean = self.0.clean.lock().as_ref().map_or(0, |clean| clean.count);
+        let clean = self.of.clean.lock().as_ref().map_or(0, |clean| clean.count);
         len.div_ceil(CHUNK).saturating_sub(clean) * CHUNK
     }
 
     /// The file, to read from.
     pub(crate) fn file(&self) -> &dyn DiskFile {
-        &*self.0.file
+        &*self.of.file
     }
 }
 
 impl Drop for Tracking {
     fn drop(&mut self) {
-        *self.0.clean.lock() = None;
+        if !self.origin.is_elsewhere() {
+            *self.of.clean.lock() = None;
+        }
     }
 }
 
@@ -200,5 +207,14 @@ mod tests {
         assert!(file.track().is_none());
         drop(tracking);
         assert!(file.track().is_some());
+    }
+
+    #[test]
+    fn a_copy_that_a_forked_child_drops_takes_no_lock() {
+        let file = tracked();
+        let mut tracking = file.track().unwrap();
+        tracking.origin = Origin::of_another();
+        drop(tracking);
+        assert!(file.clean.lock().is_some());
     }
 }

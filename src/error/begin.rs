@@ -36,10 +36,10 @@ pub enum BeginError {
     /// caller's claim, whose holder may itself wait for the end of that work; or for log space
     /// that only a checkpoint could free. Nothing was granted.
     InsideTransaction,
-    /// Another request of the same batch has this key, and was granted the claim. Its result
-    /// answers this request too.
+    /// A request before this one in the batch asks for the same, and was granted the claim. The
+    /// answer to that request is for this one too.
     DuplicateInBatch {
-        /// The position of that request in the batch; nearly always it came first.
+        /// The position of that request in the batch.
         first: usize,
     },
     /// The batch has too many requests; none of them was begun.

@@ -30,7 +30,7 @@ pub enum Busy {
     },
     /// As many calls wait for claims of other callers as the limit allows.
     TooManyWaiters {
-        /// The limit, see `Options::max_waiters`.
+        /// The limit, see `Options::max_waiters` and `SharedOptions::max_waiters`.
         max: usize,
     },
     /// The progress of all claims takes as much memory as the limit allows.

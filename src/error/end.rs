@@ -7,25 +7,28 @@ use super::ClaimError;
 use crate::Claim;
 
 /// Why a claim could not be ended. If nothing was written, the error returns the claim.
-pub struct EndError {
+pub struct EndError(Box<Parts>);
+
+/// Boxed, so that the results of ends that succeed stay small.
+struct Parts {
     reason: ClaimError,
     claim: Option<Box<Claim>>,
 }
 
 impl EndError {
     pub(crate) fn new(reason: ClaimError, claim: Option<Claim>) -> Self {
-        Self { reason, claim: claim.map(Box::new) }
+        Self(Box::new(Parts { reason, claim: claim.map(Box::new) }))
     }
 
     #[cfg(feature = "serde")]
     pub(crate) fn into_parts(self) -> (ClaimError, Option<Box<Claim>>) {
-        (self.reason, self.claim)
+        (self.0.reason, self.0.claim)
     }
 
     /// What went wrong.
     #[must_use]
     pub fn reason(&self) -> &ClaimError {
-        &self.reason
+        &self.0.reason
     }
 
     /// The claim, if it is still good: nothing was written, and it can be ended again, with
@@ -34,44 +37,45 @@ impl EndError {
     /// end it again in the same way is safe, and finds out.
     #[must_use]
     pub fn into_claim(self) -> Option<Claim> {
-        self.claim.map(|claim| *claim)
+        self.0.claim.map(|claim| *claim)
     }
 
     /// The claim, if a shorter body may be stored: a shared store that is away takes none.
     #[cfg(any(feature = "http", feature = "queue"))]
     pub(crate) fn for_less(self) -> Result<Claim, ClaimError> {
+        let Parts { reason, claim } = *self.0;
         #[cfg(feature = "postgres")]
-        if let ClaimError::Commit(super::CommitError::Shared(error)) = &self.reason
+        if let ClaimError::Commit(super::CommitError::Shared(error)) = &reason
             && error.is_away()
         {
-            return Err(self.reason);
+            return Err(reason);
         }
-        self.claim.map(|claim| *claim).ok_or(self.reason)
+        claim.map(|claim| *claim).ok_or(reason)
     }
 
     /// Whether ending the claim again later can succeed, with no change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        self.reason.is_retryable()
+        self.0.reason.is_retryable()
     }
 }
 
 impl fmt::Display for EndError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.reason.fmt(f)
+        self.0.reason.fmt(f)
     }
 }
 
 impl Error for EndError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.reason)
+        Some(&self.0.reason)
     }
 }
 
 /// The sentence, because `unwrap` prints it.
 impl fmt::Debug for EndError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let claim = if self.claim.is_some() { "comes back" } else { "is gone" };
+        let claim = if self.0.claim.is_some() { "comes back" } else { "is gone" };
         write!(f, "EndError({self}; the claim {claim})")
     }
 }

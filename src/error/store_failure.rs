@@ -62,6 +62,15 @@ impl StoreFailure {
         Self::new(FailureKind::Locked, message)
     }
 
+    /// Of a row that a transaction of another caller has changed and not committed.
+    pub(crate) fn held() -> Self {
+        Self::new(FailureKind::Locked, "a transaction that is still open has the key; end it, and try again")
+    }
+
+    pub(crate) fn closed_meanwhile() -> Self {
+        Self::new(FailureKind::Unreachable, "the engine was closed before the answer came")
+    }
+
     pub(crate) fn of(error: &tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let mut message = error.to_string();
@@ -74,15 +83,23 @@ impl StoreFailure {
             let is_tls = message.starts_with("error performing TLS handshake");
             return Self::new(if is_tls { FailureKind::Tls } else { FailureKind::Unreachable }, message);
         };
+        let is_fatal = db.parsed_severity() != Some(Severity::Error);
+        Self::of_server(db.code().code(), (db.message(), db.detail()), is_fatal)
+    }
+
+    /// An error that the server gave, by whatever client.
+    pub(crate) fn of_server(code: &str, (message, detail): (&str, Option<&str>), is_fatal: bool) -> Self {
         // A fatal error may come after the commit: the server was shut down while it waited for a
         // standby, or before it could answer.
-        let aborted = db.parsed_severity() == Some(Severity::Error)
-            && *db.code() != SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN;
-        let code = db.code().code();
+        // Some poolers tell of a server's connection that broke as an error.
+        let may_have_happened = code.starts_with("08")
+            || matches!(code, "57P01" | "57P02" | "57P03")
+            || code == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN.code();
+        let aborted = !is_fatal && !may_have_happened;
         // The detail of a constraint that is violated shows the row: key and result of a client.
-        let message = match db.detail().filter(|_| !code.starts_with("23")) {
-            Some(detail) => format!("{} ({detail})", db.message()),
-            None => db.message().to_owned(),
+        let message = match detail.filter(|_| !code.starts_with("23")) {
+            Some(detail) => format!("{message} ({detail})"),
+            None => message.to_owned(),
         };
         Self(Arc::new(Inner { kind: kind_of(code), message, aborted, code: Some(code.to_owned()) }))
     }
@@ -121,9 +138,15 @@ impl StoreFailure {
         )
     }
 
-    /// Whether prepared statements went astray, as behind a pooler that was not detected.
+    /// Whether a prepared statement went astray, as behind a pooler that was not detected.
+    pub(crate) fn is_of_a_stray_statement(&self) -> bool {
+        matches!(self.code(), Some("26000" | "42P05"))
+    }
+
+    /// Whether a connection that was being made met a pooler. Once it stands, the third code says
+    /// no more than that it broke.
     pub(crate) fn is_of_a_pooler(&self) -> bool {
-        matches!(self.code(), Some("26000" | "42P05" | "08P01"))
+        self.is_of_a_stray_statement() || self.code() == Some("08P01")
     }
 }
 
@@ -164,3 +187,17 @@ impl fmt::Display for StoreFailure {
 }
 
 impl Error for StoreFailure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pooler gives 08P01 for a server's connection that broke, too.
+    #[test]
+    fn a_connection_that_broke_says_that_a_pooler_is_in_between_only_while_it_is_made() {
+        let failed = |code| StoreFailure::of_server(code, ("", None), true);
+        assert!(failed("08P01").is_of_a_pooler() && !failed("08P01").is_of_a_stray_statement());
+        assert!(["26000", "42P05"].into_iter().all(|code| failed(code).is_of_a_stray_statement()));
+        assert!(!failed("08006").is_of_a_pooler());
+    }
+}

@@ -40,13 +40,14 @@ fn read(index: &Index, key: u64, len: usize) {
 fn assert_consistent(index: &Index) {
     let shard = index.shards[0].read();
     let (mut bytes, mut cached) = (0, 0);
-    for (digest, slot) in shard.iter() {
+    let whole = shard.walk(WalkPlace::default(), usize::MAX, |digest, slot| {
         bytes += slot.cached_bytes();
         if let Slot::Cached(_, position) = slot {
             cached += 1;
             assert!(shard.is_seated(digest, *position));
         }
-    }
+    });
+    assert!(whole.is_none());
     assert_eq!((bytes, cached), (shard.cached_bytes(), shard.cached()));
 }
 

@@ -30,14 +30,11 @@ mod versioned_shard;
 
 pub(crate) use batch::BATCH_MAX;
 pub(crate) use load_partition::LoadPartition;
-pub(crate) use shard::{Change, Swept};
+pub(crate) use shard::{CELLS_PER_STEP, Change, Swept};
 pub(crate) use slot::{Slot, SlotTime};
+pub(crate) use table::WalkPlace;
 #[cfg(all(test, idemkv_loom, feature = "sim"))]
 pub(crate) use thread_cache::ThreadCache;
-
-/// Cells that one step of the sweeper passes under one lock, and records that one step checks for
-/// having been stored: tens of microseconds.
-pub(crate) const CELLS_PER_STEP: usize = 2_048;
 
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -270,32 +267,48 @@ impl Index {
         self.shards.len()
     }
 
-    /// A copy of one shard's slots, to iterate over.
-    pub(crate) fn snapshot(&self, shard: usize) -> Vec<(Digest, Slot)> {
-        let copy = |shard: &Shard| shard.iter().map(|(digest, slot)| (digest, slot.clone())).collect();
-        self.shards.get(shard).map(|locked| copy(&locked.read())).unwrap_or_default()
+    /// A copy of the next slots of one shard, and from where the walk over it goes on; see
+    /// [`Table::walk`](table::Table::walk).
+    pub(crate) fn snapshot(&self, shard: usize, from: WalkPlace) -> (Vec<(Digest, Slot)>, Option<WalkPlace>) {
+        let mut slots = Vec::new();
+        let next = self.shards.get(shard).and_then(|locked| {
+            locked.walk(from, |_| true, |digest, slot| slots.push((digest, slot.clone())))
+        });
+        (slots, next)
     }
 
-    /// Calls `each` with the slots of all keys that have no outcome yet. Shards without such keys
-    /// are skipped. `each` must not block.
+    /// Calls `each` with the slots of all keys that have no outcome yet. `each` must not block.
     pub(crate) fn for_each_open(&self, mut each: impl FnMut(&Slot)) {
-        for locked in &self.shards {
-            locked.read().open().for_each(&mut each);
-        }
+        self.for_each(Shard::open, |slot| {
+            if slot.is_open() {
+                each(slot);
+            }
+        });
     }
 
     /// The attempts whose claims are in flight or ending.
     pub(crate) fn attempts_out(&self) -> Vec<Arc<Attempt>> {
         let mut out = Vec::new();
-        for locked in &self.shards {
-            out.extend(locked.read().out().filter_map(Slot::attempt_out).cloned());
-        }
+        self.for_each(Shard::out, |slot| out.extend(slot.attempt_out().cloned()));
         out
     }
 
     /// The number of keys whose claims are in flight or ending, and are such.
     pub(crate) fn count_out(&self, is_such: impl Fn(&Slot) -> bool) -> usize {
-        self.shards.iter().map(|locked| locked.read().out().filter(|slot| is_such(slot)).count()).sum()
+        let mut count = 0;
+        self.for_each(Shard::out, |slot| count += usize::from(slot.attempt_out().is_some() && is_such(slot)));
+        count
+    }
+
+    /// Calls `each` with all slots of the shards in which some `are_wanted`: nearly all shards of a
+    /// large index have no claim.
+    fn for_each(&self, are_wanted: fn(&Shard) -> usize, mut each: impl FnMut(&Slot)) {
+        for locked in &self.shards {
+            let mut place = Some(WalkPlace::default());
+            while let Some(from) = place {
+                place = locked.walk(from, |shard| are_wanted(shard) > 0, |_, slot| each(slot));
+            }
+        }
     }
 
     pub(crate) fn hits(&self) -> Hits {

@@ -3,11 +3,15 @@
 use super::cached::{CachePosition, CachedRecords, Moved};
 use super::due::Due;
 use super::slot::{Slot, SlotTime};
-use super::table::{Probe, Table};
+use super::table::{Probe, Table, WalkPlace};
 use crate::Timestamp;
 use crate::key::Digest;
 use crate::record::RecordLocation;
 use crate::state::{Decision, Event, Phase, decide};
+
+/// Cells that one step of the sweeper, or of a list, passes under one lock, and records that one
+/// step checks for having been stored: tens of microseconds.
+pub(crate) const CELLS_PER_STEP: usize = 2_048;
 
 /// The most records that are evicted under one lock: tens of microseconds.
 const EVICTED_MAX: usize = 128;
@@ -247,16 +251,14 @@ impl Shard {
         self.table.len()
     }
 
-    /// The slots of keys without an outcome. It ends with the last of them, not with the last cell:
-    /// nearly all shards of a large index have none.
-    pub(crate) fn open(&self) -> impl Iterator<Item = &Slot> {
-        self.iter().map(|(_, slot)| slot).filter(|slot| slot.is_open()).take(self.open)
+    /// Keys without an outcome.
+    pub(crate) fn open(&self) -> usize {
+        self.open
     }
 
     /// Those of them whose claims are in flight or ending.
-    pub(crate) fn out(&self) -> impl Iterator<Item = &Slot> {
-        let out = self.iter().map(|(_, slot)| slot).filter(|slot| slot.attempt_out().is_some());
-        out.take(self.open - self.interrupted)
+    pub(crate) fn out(&self) -> usize {
+        self.open - self.interrupted
     }
 
     /// Interrupted keys.
@@ -272,8 +274,14 @@ impl Shard {
         self.table.bytes() + self.cached.bytes()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Digest, &Slot)> {
-        self.table.iter()
+    /// One step of a walk over all keys; see [`Table::walk`].
+    pub(crate) fn walk<'a>(
+        &'a self,
+        from: WalkPlace,
+        cells: usize,
+        visit: impl FnMut(Digest, &'a Slot),
+    ) -> Option<WalkPlace> {
+        self.table.walk(from, cells, visit)
     }
 }
 

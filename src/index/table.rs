@@ -208,8 +208,50 @@ impl Table {
         self.cells.get(at).filter(|cell| !cell.is_empty()).map(|cell| (cell.digest, &cell.slot))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Digest, &Slot)> {
-        self.cells.iter().filter(|cell| !cell.is_empty()).map(|cell| (cell.digest, &cell.slot))
+    /// Visits the keys of about so many cells, in the order of their homes; returns from where the
+    /// walk goes on, or `None` after the last key.
+    ///
+    /// The table may change between two steps, and grow or shrink: each step visits the keys of a
+    /// range of digests. So a walk meets every key that is there all the while exactly once, and no
+    /// key twice.
+    pub(crate) fn walk<'a>(
+        &'a self,
+        from: WalkPlace,
+        cells: usize,
+        mut visit: impl FnMut(Digest, &'a Slot),
+    ) -> Option<WalkPlace> {
+        let first = home(from.0, self.cells.len());
+        // A key lies between its home and the next empty cell. So before an empty cell are all keys
+        // with homes up to it.
+        let end = (first.saturating_add(cells)..self.cells.len()).find(|at| self.cells[*at].is_empty());
+        let next = end.map(|end| WalkPlace::at_home(end, self.cells.len()));
+        let mut visit_range = |cells: &'a [Cell]| {
+            for Cell { digest, slot } in cells.iter().filter(|cell| !cell.is_empty()) {
+                let half = digest.first_half();
+                // Others were visited before, or lie here because the last cells are full.
+                if half >= from.0 && next.is_none_or(|next| half < next.0) {
+                    visit(*digest, slot);
+                }
+            }
+        };
+        visit_range(&self.cells[first..end.unwrap_or(self.cells.len())]);
+        if end.is_none() {
+            let wrapped = self.cells[..first].iter().take_while(|cell| !cell.is_empty()).count();
+            visit_range(&self.cells[..wrapped]);
+        }
+        next
+    }
+}
+
+/// Where a walk over a table stands: the least first half of a digest that it has not come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WalkPlace(u64);
+
+impl WalkPlace {
+    /// The least half whose home is this cell.
+    #[expect(clippy::cast_possible_truncation, reason = "a cell is below the number of cells")]
+    fn at_home(cell: usize, cells: usize) -> Self {
+        Self(((cell as u128) << 64).div_ceil(cells as u128) as u64)
     }
 }
 
@@ -239,6 +281,16 @@ mod tests {
 
     fn number(slot: &Slot) -> Option<u64> {
         if let Slot::Stored { place, .. } = slot { Some(place.block()) } else { None }
+    }
+
+    /// All keys, in one step.
+    fn keys(table: &Table) -> Vec<(Digest, u64)> {
+        let mut keys = Vec::new();
+        let next = table.walk(WalkPlace::default(), usize::MAX, |digest, slot| {
+            keys.push((digest, number(slot).unwrap()));
+        });
+        assert_eq!(next, None);
+        keys
     }
 
     #[test]
@@ -290,7 +342,7 @@ mod tests {
         table.shrink();
         table.shrink();
         table.set(digest(1), slot(1));
-        assert_eq!((table.len(), table.iter().count()), (1, 1));
+        assert_eq!((table.len(), keys(&table).len()), (1, 1));
     }
 
     #[test]
@@ -352,7 +404,40 @@ mod tests {
             for (digest, value) in &model {
                 prop_assert_eq!(table.get(*digest).and_then(number), Some(*value));
             }
-            prop_assert_eq!(table.iter().count(), model.len());
+            let found: HashMap<_, _> = keys(&table).into_iter().collect();
+            prop_assert_eq!(&found, &model);
         }
+
+        /// Between the steps others come and go, and the table grows and shrinks.
+        #[test]
+        fn a_walk_meets_what_stays_once_and_nothing_twice(
+            stay in proptest::collection::hash_set(halves(), 0..200),
+            ops in proptest::collection::vec((halves(), any::<bool>()), 0..400),
+            cells in 1..40_usize,
+            ops_per_step in 0..40_usize,
+        ) {
+            let key = |half: u64, other: u64| Digest::from_u128(u128::from(other) << 64 | u128::from(half));
+            let mut table = Table::default();
+            for half in &stay {
+                table.set(key(*half, 1), slot(1));
+            }
+            let (mut met, mut ops) = (HashMap::new(), ops.into_iter());
+            let mut place = Some(WalkPlace::default());
+            while let Some(from) = place {
+                place = table.walk(from, cells, |digest, _| *met.entry(digest).or_insert(0) += 1);
+                prop_assert!(place.is_none_or(|next| next > from));
+                for (half, comes) in ops.by_ref().take(ops_per_step) {
+                    table.set(key(half, 2), if comes { slot(2) } else { Slot::Vacant });
+                }
+                table.shrink();
+            }
+            prop_assert!(met.values().all(|times| *times == 1), "{:?}", met);
+            prop_assert!(stay.iter().all(|half| met.contains_key(&key(*half, 1))));
+        }
+    }
+
+    /// Many with homes at the end, whose runs wrap around, and some alike.
+    fn halves() -> impl Strategy<Value = u64> {
+        prop_oneof![any::<u64>(), (0..20_u64).prop_map(|n| u64::MAX - n), 0..20_u64]
     }
 }

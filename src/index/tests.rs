@@ -138,7 +138,10 @@ fn a_sweep_goes_in_steps_and_gives_memory_back_at_the_end_of_a_shard() {
     assert_eq!(index.sizes().keys, 100);
     assert!(index.sizes().table_bytes < bytes / 4);
     (0..100).for_each(|key| assert!(matches!(index.get(digest(key)), Slot::Stored { .. }), "key {key}"));
-    assert!(index.sweep(1, 0, late).done && index.snapshot(1).is_empty(), "there is no such shard");
+    assert!(
+        index.sweep(1, 0, late).done && index.snapshot(1, WalkPlace::default()).0.is_empty(),
+        "there is no such shard"
+    );
 }
 
 #[test]
@@ -185,4 +188,38 @@ fn a_record_that_is_being_forgotten_holds_its_block() {
     let index = index_of(Slot::Ending(attempt()));
     assert_eq!(index.pin_in_memory(from(), &record(None)), Relocation::Stays);
     assert_eq!(index.get(KEY).phase(), Phase::Ending);
+}
+
+/// Callers of the shard wait meanwhile. Each took a lock for the whole shard: a millisecond for
+/// 150,000 keys.
+#[test]
+fn no_list_holds_a_lock_for_more_than_a_step() {
+    const KEYS: u64 = 20_000;
+    let index = Index::new(1, 0, Timestamp::default());
+    let until = SlotTime::new(Timestamp::from_millis(1_000), Timestamp::default());
+    for key in 0..KEYS {
+        let half = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let slot = match key % 1_000 {
+            0 => Slot::InFlight(attempt()),
+            1 => Slot::Interrupted(attempt()),
+            _ => Slot::Stored { until, place: from() },
+        };
+        index.change(Digest::from_u128(half.into()), |_| (Change::Set(slot), ()));
+    }
+    let visited_max = || index.shards[0].visited_max.swap(0, Ordering::Relaxed);
+    let is_a_step = |visited: usize| visited > CELLS_PER_STEP / 2 && visited <= CELLS_PER_STEP + 200;
+    assert_eq!(index.attempts_out().len(), 20);
+    assert!(is_a_step(visited_max()));
+    assert_eq!(index.count_out(|_| true), 20);
+    assert!(is_a_step(visited_max()));
+    let mut open = 0;
+    index.for_each_open(|_| open += 1);
+    assert!(open == 40 && is_a_step(visited_max()));
+    let (mut entries, mut place) = (0, Some(WalkPlace::default()));
+    while let Some(from) = place {
+        let (slots, next) = index.snapshot(0, from);
+        assert!(slots.len() <= CELLS_PER_STEP + 200);
+        (entries, place) = (entries + slots.len() as u64, next);
+    }
+    assert!(entries == KEYS && is_a_step(visited_max()));
 }

@@ -4,8 +4,9 @@ use std::ops::Deref;
 
 use crossbeam::utils::CachePadded;
 
-use super::shard::Shard;
+use super::shard::{CELLS_PER_STEP, Shard};
 use super::slot::Slot;
+use super::table::WalkPlace;
 use crate::key::Digest;
 use crate::record::Record;
 use crate::sync::{AtomicU64, Ordering, RwLock};
@@ -26,6 +27,9 @@ pub(super) struct VersionedShard {
     pub(super) waited: AtomicU64,
     pub(super) loaded: AtomicU64,
     shard: RwLock<Shard>,
+    /// The most keys that a step of a walk visited under the lock.
+    #[cfg(test)]
+    pub(super) visited_max: crate::sync::AtomicUsize,
 }
 
 /// A shard's version, read under its lock.
@@ -35,6 +39,31 @@ pub(super) struct ShardVersion(u64);
 impl VersionedShard {
     pub(super) fn read(&self) -> impl Deref<Target = Shard> {
         self.shard.read()
+    }
+
+    /// One step of a walk over all keys, if `are_wanted` finds some; returns from where it goes on.
+    ///
+    /// The lock is held for the step alone. While it is held for reading, lookups wait too as soon
+    /// as one thread wants to change the shard.
+    pub(super) fn walk(
+        &self,
+        from: WalkPlace,
+        are_wanted: impl FnOnce(&Shard) -> bool,
+        mut visit: impl FnMut(Digest, &Slot),
+    ) -> Option<WalkPlace> {
+        let shard = self.read();
+        #[cfg(test)]
+        let mut visited = 0;
+        let next = are_wanted(&shard).then(|| {
+            shard.walk(from, CELLS_PER_STEP, |digest, slot| {
+                #[cfg(test)]
+                (visited += 1);
+                visit(digest, slot);
+            })
+        });
+        #[cfg(test)]
+        self.visited_max.fetch_max(visited, Ordering::Relaxed);
+        next.flatten()
     }
 
     /// What the shard holds for a key.
@@ -113,7 +142,12 @@ mod tests {
             !locked.is_unchanged_since(version)
         };
         assert!(raises(&|| index.change(digest, |_| (Change::Set(Slot::cached(record.clone())), ()))));
-        assert!(!raises(&|| drop((index.get(digest), index.snapshot(0), index.sizes(), index.hits()))));
+        assert!(!raises(&|| drop((
+            index.get(digest),
+            index.snapshot(0, WalkPlace::default()),
+            index.sizes(),
+            index.hits()
+        ))));
         assert!(raises(&|| assert_eq!(
             index.pin_in_memory(RecordLocation::new(3, 4), &record.without_body()),
             Relocation::Moved

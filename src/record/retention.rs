@@ -11,18 +11,18 @@ use crate::state::Lifetime;
 pub(crate) const RETENTION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 const TTL_MIN: Duration = Duration::from_millis(1);
 
-/// How long a record is replayed, and how long its key is remembered; both count from its
+/// How long a record is replayed, and how long its key is remembered, in ms; both count from its
 /// completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Retention {
-    ttl: Duration,
-    /// Not shorter than `ttl`; if it is longer, a tombstone stays for the rest.
-    remembered: Duration,
+    ttl_ms: u64,
+    /// Not less than `ttl_ms`; if it is more, a tombstone stays for the rest.
+    remembered_ms: u64,
 }
 
 impl Retention {
     /// For a stand-in attempt, whose retention is never used.
-    pub(crate) const NONE: Self = Self { ttl: Duration::ZERO, remembered: Duration::ZERO };
+    pub(crate) const NONE: Self = Self { ttl_ms: 0, remembered_ms: 0 };
 
     /// Without `tombstone_ttl` a key is remembered as long as its record is replayed.
     ///
@@ -34,13 +34,13 @@ impl Retention {
         for (name, value, min) in [("ttl", ttl, TTL_MIN), ("tombstone_ttl", remembered, ttl)] {
             OptionError::unless_within(name, value, min, RETENTION_MAX)?;
         }
-        Ok(Self { ttl, remembered })
+        Ok(Self { ttl_ms: millis(ttl), remembered_ms: millis(remembered) })
     }
 
     /// Of a policy, which has been checked.
     pub(crate) fn checked(ttl: Duration, tombstone_ttl: Option<Duration>) -> Self {
         debug_assert!(Self::new(ttl, tombstone_ttl).is_ok(), "a policy is checked before it is used");
-        Self { ttl, remembered: tombstone_ttl.unwrap_or(ttl) }
+        Self { ttl_ms: millis(ttl), remembered_ms: millis(tombstone_ttl.unwrap_or(ttl)) }
     }
 
     /// The same with one or both times replaced. If only a longer `ttl` is given, a tombstone's
@@ -57,32 +57,30 @@ impl Retention {
         if ttl.is_none() && tombstone_ttl.is_none() {
             return Ok(self);
         }
-        let ttl = ttl.unwrap_or(self.ttl);
-        let kept = (self.remembered > self.ttl).then(|| self.remembered.max(ttl));
+        let ttl = ttl.unwrap_or(Duration::from_millis(self.ttl_ms));
+        let has_tombstone = self.remembered_ms > self.ttl_ms;
+        let kept = has_tombstone.then(|| Duration::from_millis(self.remembered_ms).max(ttl));
         Self::new(ttl, tombstone_ttl.or(kept))
     }
 
     /// As read from a row. It was in range when it was written, under options that may have
     /// changed since.
     pub(crate) fn from_millis(ttl_ms: u64, remembered_ms: u64) -> Self {
-        let remembered = Duration::from_millis(remembered_ms.max(ttl_ms));
-        Self { ttl: Duration::from_millis(ttl_ms), remembered }
+        Self { ttl_ms, remembered_ms: remembered_ms.max(ttl_ms) }
     }
 
     pub(crate) fn ttl_ms(self) -> u64 {
-        millis(self.ttl)
+        self.ttl_ms
     }
 
     pub(crate) fn remembered_ms(self) -> u64 {
-        millis(self.remembered)
+        self.remembered_ms
     }
 
     /// Of a record that was completed at `completed`.
     pub(crate) fn lifetime(self, completed: Timestamp) -> Lifetime {
-        Lifetime {
-            expires: completed.saturating_add(self.ttl),
-            remembered_until: completed.saturating_add(self.remembered),
-        }
+        let after = |ms| Timestamp::from_millis(completed.as_millis().saturating_add(ms));
+        Lifetime { expires: after(self.ttl_ms), remembered_until: after(self.remembered_ms) }
     }
 }
 

@@ -314,7 +314,13 @@ impl Access {
         };
         let before = match self.take(State::Away) {
             State::Closed => return Err(self.refused("the store is closed")),
-            State::Open(database) | State::View(database) => Some(self.users.alone(database)),
+            State::Open(database) => Some(self.users.alone(database)),
+            State::View(view) => {
+                // It writes nothing to the file, so its readers may go on, however slow the disk is.
+                // The last of them closes it, and should find nothing to do.
+                view.faults.stop();
+                None
+            }
             State::Lost(_) | State::Away => None,
         };
         // This closes it, and may sync the file. After a failed sync there is no other.

@@ -153,6 +153,7 @@ impl Store {
         let (batch, now) = (it.batch, it.now);
         let merged = self.merge(database, it, pin)?;
         let mut live = merged.records();
+        live.reserve(batch.records.len());
         live.extend(batch.records.iter().filter(|record| record.remembered_until() > now).cloned());
         let first = meta.block_next;
         let mut blocks = block::pack(live, now, first, &self.checksummer);

@@ -71,74 +71,80 @@ impl Block {
 
 /// Packs records into blocks by the time when they are due, so that a block doesn't keep records
 /// long after they are due. Bodies that have expired are left out. Numbers count up from `next`.
-pub(crate) fn pack(
-    mut records: Vec<Record>,
-    now: Timestamp,
-    next: u64,
-    checksummer: &Checksummer,
-) -> Vec<Block> {
+pub(crate) fn pack(records: Vec<Record>, now: Timestamp, next: u64, checksummer: &Checksummer) -> Vec<Block> {
     // Ties in the order of claims, so that a run of the simulator can be repeated.
-    records.sort_by_cached_key(|record| (due(record, now), record.fence(), record.digest()));
+    let order_of = |record: &Record| (due(record, now), record.fence(), record.digest());
+    let mut records: Vec<_> = records.into_iter().map(|record| (order_of(&record), record)).collect();
+    // The stable sort, for it makes use of the order in which they come.
+    records.sort_by_key(|(order, _)| *order);
     let mut blocks = Vec::new();
     let mut open: Option<Filling> = None;
     let mut payload = Vec::new();
     let mut left = records.len();
-    for record in records {
+    for ((due, _, digest), record) in records {
         payload.clear();
         let row = CompletionRow::from(&record);
         let row = if record.expires() <= now { row.without_body() } else { row };
         codec::encode_into(&row, &mut payload);
-        if let Some(full) = open.take_if(|block| !block.makes_place_for(&record, payload.len(), now)) {
-            blocks.push(full.finish(now, checksummer));
+        if let Some(full) = open.take_if(|block| !block.makes_place_for(due, payload.len(), now)) {
+            blocks.push(full.finish(checksummer));
         }
         let number = next + blocks.len() as u64;
-        open.get_or_insert_with(|| Filling {
-            number,
-            first_due: due(&record, now),
-            len_max: PAGE_MIN - PAGE_OVERHEAD,
-            bytes: Vec::with_capacity(PAGE_MIN.min(left * (LENGTH + CHECKSUM_BYTES + payload.len()))),
-            records: Vec::new(),
+        open.get_or_insert_with(|| {
+            let (len, bytes) = (LENGTH + CHECKSUM_BYTES + payload.len(), PAGE_MIN - PAGE_OVERHEAD);
+            Filling {
+                number,
+                first_due: due,
+                last_due: due,
+                len_max: bytes,
+                bytes: Vec::with_capacity(bytes.min(left * len)),
+                records: Vec::with_capacity(left.min(bytes / len + 1)),
+            }
         })
-        .push(record, &payload, checksummer);
+        .push((due, digest), record, &payload, checksummer);
         left -= 1;
     }
-    blocks.extend(open.map(|block| block.finish(now, checksummer)));
+    blocks.extend(open.map(|block| block.finish(checksummer)));
     blocks
 }
 
 struct Filling {
     number: u64,
     first_due: Timestamp,
+    last_due: Timestamp,
     len_max: usize,
     bytes: Vec<u8>,
     records: Vec<(Record, RecordLocation)>,
 }
 
 impl Filling {
-    /// Whether the record may go into this block.
-    fn makes_place_for(&mut self, record: &Record, payload: usize, now: Timestamp) -> bool {
+    /// Whether a record that is due then may go into this block.
+    fn makes_place_for(&mut self, due: Timestamp, payload: usize, now: Timestamp) -> bool {
         let len = self.bytes.len() + LENGTH + CHECKSUM_BYTES + payload;
         let page = (len / (self.records.len() + 1) * RECORDS_A_PAGE).next_power_of_two();
         self.len_max = self.len_max.max(page.min(PAGE_MAX) - PAGE_OVERHEAD);
-        len <= self.len_max && spans(self.first_due, due(record, now), now)
+        len <= self.len_max && spans(self.first_due, due, now)
     }
 
-    fn push(&mut self, record: Record, payload: &[u8], checksummer: &Checksummer) {
+    fn push(
+        &mut self,
+        (due, digest): (Timestamp, Digest),
+        record: Record,
+        payload: &[u8],
+        checksummer: &Checksummer,
+    ) {
         let offset = u16::try_from(self.bytes.len())
             .unwrap_or_else(|_| unreachable!("what has place for more is shorter than PAGE_MAX"));
         let place = RecordLocation::new(self.number, offset);
         self.bytes.extend_from_slice(&codec::length(payload.len()));
-        self.bytes.extend_from_slice(&checksummer.checksum(
-            "blocks",
-            &seal_place(place, record.digest()),
-            payload,
-        ));
+        self.bytes.extend_from_slice(&checksummer.checksum("blocks", &seal_place(place, digest), payload));
         self.bytes.extend_from_slice(payload);
         self.records.push((record, place));
+        self.last_due = due;
     }
 
-    fn finish(self, now: Timestamp, checksummer: &Checksummer) -> Block {
-        let due = self.records.last().map(|(record, _)| due(record, now)).unwrap_or_default();
+    fn finish(self, checksummer: &Checksummer) -> Block {
+        let due = self.last_due;
         let last = self.records.iter().map(|(record, _)| record.remembered_until()).max();
         let mut index = Vec::with_capacity(LENGTH + self.records.len() * INDEX_ENTRY);
         index.extend_from_slice(&codec::length(self.bytes.len()));

@@ -169,6 +169,20 @@ mod tests {
         });
     }
 
+    /// It was not asked for before: there was no reader to wait for.
+    #[test]
+    fn a_reader_waits_while_another_thread_is_alone() {
+        let reads = LongReads::default();
+        let alone = reads.try_alone().unwrap();
+        thread::scope(|threads| {
+            let late = threads.spawn(|| drop(reads.enter(false).unwrap()));
+            spin_until(|| reads.state.lock().waiting == 1 || late.is_finished());
+            assert!(!late.is_finished(), "it reads beside the thread that is alone");
+            drop(alone);
+            late.join().unwrap();
+        });
+    }
+
     #[test]
     fn a_thread_that_reads_holds_nobody_up_by_asking_to_be_alone() {
         let reads = LongReads::default();

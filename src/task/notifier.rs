@@ -120,6 +120,11 @@ impl Listener {
         !std::mem::replace(&mut self.0.state.lock().has_thread, true)
     }
 
+    /// Whether a thread listens, or is about to.
+    pub(crate) fn has_thread(&self) -> bool {
+        self.0.state.lock().has_thread
+    }
+
     /// Notes that no thread listens.
     pub(crate) fn lay_down(&self) {
         self.0.state.lock().has_thread = false;

@@ -99,7 +99,15 @@ impl WaitList {
         drop(list);
         // A batch waits for each of its entries, but is one task.
         woken.dedup_by(|a, b| a.as_ref().zip(b.as_ref()).is_some_and(|(a, b)| a.is_same(b)));
-        woken.into_iter().flatten().for_each(TaskWaker::wake);
+        let (generation, mut woken) = (fork::generation(), woken.into_iter().flatten());
+        for waker in woken.by_ref() {
+            waker.wake();
+            if generation != fork::generation() {
+                // In a child the others are the parent's.
+                std::mem::forget(woken);
+                return;
+            }
+        }
     }
 
     /// How many wait.

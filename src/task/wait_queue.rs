@@ -2,6 +2,7 @@
 //! only a served caller is woken, so freeing some of the resource costs no more if many wait.
 
 use crate::foreign::TaskWaker;
+use crate::fork;
 use crate::sync::{Arc, Condvar};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,12 +54,18 @@ impl Wakeups {
         if self.0.is_empty() {
             return;
         }
-        for wakeup in self.0 {
+        let (generation, mut wakeups) = (fork::generation(), self.0.into_iter());
+        for wakeup in wakeups.by_ref() {
             match wakeup {
                 Wakeup::Thread(condvar) => {
                     condvar.notify_all();
                 }
                 Wakeup::Task(waker) => waker.wake(),
+            }
+            if generation != fork::generation() {
+                // In a child the others are the parent's.
+                std::mem::forget(wakeups);
+                return;
             }
         }
     }

@@ -132,6 +132,18 @@ mod tests {
         carries(&(i64::MIN, u64::MAX, i128::MIN, u128::MAX));
         carries(&HashMap::from([(1, "a".to_owned()), (2, "b".to_owned())]));
         carries(&Some(Vec::<u8>::new()));
+        carries(&(true, Some(false)));
+        carries(&Bytes(vec![0, 7, 255]));
+    }
+
+    /// Bytes in serde's own form, which JSON has as a list of numbers.
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Bytes(Vec<u8>);
+
+    impl Serialize for Bytes {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_bytes(&self.0)
+        }
     }
 
     #[test]
@@ -241,6 +253,30 @@ mod tests {
         assert!(path.contains("parts") || path.contains("{..}"), "{path}");
         assert!(says.contains("would come back as"), "{says}");
         altered_at(&Untagged::Time(New("now".to_owned())));
+        let (path, _) = altered_at(&Some(part));
+        assert!(path.contains("parts") || path.contains("{..}"), "{path}");
+    }
+
+    /// Each is read as the first variant, whose value is of another kind.
+    #[test]
+    fn the_kind_of_a_value_that_would_be_altered_is_told_and_not_the_value() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            List(Vec<u8>),
+            Bytes(Bytes),
+            Kinds(Kinds),
+        }
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(untagged)]
+        enum Named {
+            Text(String),
+            Kinds(Kinds),
+        }
+        let (_, says) = altered_at(&Either::Bytes(Bytes(vec![47, 11])));
+        assert!(says.contains("2 bytes") && says.contains("a list of 2"), "{says}");
+        let (_, says) = altered_at(&Named::Kinds(Kinds::Unit));
+        assert!(says.contains("`Kinds::Unit`") && says.contains("text of 4 bytes"), "{says}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::common::{Machine, TTL, default_scope, done, fresh, poll, request, run};
+use crate::common::{Machine, TTL, default_scope, done, fresh, poll, ready, request, run};
 use crate::helpers::{Fences, LEASE, jobs, superseded, with};
 use idemkv::{
     Begin, BeginError, Busy, ClaimError, CommitMode, Durability, Engine, Fingerprint, KeyError, Recovery,
@@ -254,6 +254,43 @@ fn a_key_that_comes_twice_is_granted_once_and_the_others_are_told_by_which() {
     assert!(
         twice.iter().all(|result| matches!(result, Ok(Begin::Done(record)) if record.body() == b"reply"))
     );
+}
+
+/// It was counted as a request that waits, and then as one that is refused too.
+#[test]
+fn a_twin_whose_commit_fails_is_counted_once() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    machine.disk.fail_syncs(Some("-wal"));
+    let results = engine.default_scope().begin_many(&[("key", request()), ("key", request())]);
+    assert!(
+        matches!(results.as_slice(), [Err(BeginError::Failed(_)), Err(BeginError::Failed(_))]),
+        "{results:?}"
+    );
+    assert_eq!(engine.stats().begins(), 2);
+}
+
+/// It was told to wait for a claim that was never granted.
+#[test]
+fn a_twin_of_a_request_that_gets_no_place_in_the_queue_is_answered_like_it() {
+    let machine = Machine::default();
+    let engine = machine.options().queue_entries(1).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    let mut first = pin!(scope.begin_async("first", request()));
+    assert!(poll(first.as_mut()).is_pending(), "it has the only place");
+    let requests = [("key", request()), ("key", request()), ("key", Fingerprint::of("another request"))];
+    let mut batch = pin!(scope.begin_many_async(&requests));
+    assert!(poll(batch.as_mut()).is_pending(), "it waits for a place");
+    machine.disk.fail_syncs(Some("-wal"));
+    drop(engine.flush().unwrap_err());
+    let results = ready(batch.as_mut());
+    let is_told = matches!(
+        results.as_slice(),
+        [Err(BeginError::Failed(_)), Err(BeginError::Failed(_)), Err(BeginError::KeyReused)]
+    );
+    assert!(is_told, "{results:?}");
+    drop(ready(first.as_mut()).unwrap_err());
+    assert_eq!(engine.stats().begins(), 4);
 }
 
 #[test]

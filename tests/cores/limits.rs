@@ -46,6 +46,9 @@ fn a_scopes_limit_counts_its_claims_and_no_others_however_they_end(world: &dyn W
         &answers[..],
         [Ok(Begin::Fresh(_)), Err(BeginError::Busy(Busy::TooManyClaims { max: 2 })), Err(_)]
     ));
+    let stats = engine.stats();
+    // Two when it was full, and two of the batch.
+    assert_eq!((stats.busy.claims, stats.begins() - stats.fresh - stats.waited), (4, 4));
 }
 
 fn a_scopes_limit_counts_claims_handed_over_before_a_restart_and_no_others(world: &dyn World) {

@@ -278,3 +278,37 @@ fn a_damaged_block_stays_and_its_keys_are_never_granted() {
     assert_eq!(engine.stats().reclaimed_blocks, 1);
     fresh(&scope, "damaged").complete("reply").unwrap();
 }
+
+/// The store's syncs take four seconds. What counted from the start of a checkpoint was over when it
+/// ended, so one followed the other without a pause.
+#[test]
+fn on_a_slow_disk_commits_for_expiry_rest_ten_times_as_long_as_one_takes() {
+    let machine = Machine::default();
+    let engine = machine.options().ttl(Duration::from_secs(60)).open("x.idem").unwrap();
+    let scope = default_scope(&engine);
+    for n in 0..200 {
+        fresh(&scope, &format!("{n}")).complete("reply").unwrap();
+        machine.clock.advance(Duration::from_secs(1));
+        if n % 10 == 9 {
+            engine.checkpoint().unwrap();
+        }
+    }
+    let clock = machine.clock.clone();
+    machine.disk.before_syncs(move |name| {
+        if name == "x.idem" {
+            clock.advance(Duration::from_secs(4));
+        }
+    });
+    let mut began = Vec::new();
+    for turn in 0..600 {
+        let at = machine.clock.wall_millis();
+        began.extend(engine.step().checkpointed.then_some(at));
+        machine.clock.advance(Duration::from_millis(500));
+        // Seldom, so that no checkpoint comes for the log.
+        if turn % 20 == 0 {
+            fresh(&scope, &format!("more {turn}")).complete("reply").unwrap();
+        }
+    }
+    let apart: Vec<_> = began.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(apart.len() > 2 && apart.iter().all(|apart| *apart >= 40_000), "{apart:?}");
+}

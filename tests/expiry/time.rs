@@ -101,6 +101,28 @@ fn a_wall_clock_that_is_set_right_while_the_file_is_open_is_not_taken_for_a_stop
     }
 }
 
+/// The leap that was not noted counted as a stop, and the key expired an hour early.
+#[test]
+fn a_wall_clock_that_is_set_right_soon_after_a_long_stop_is_not_taken_for_a_stop() {
+    let machine = Machine::default();
+    let options = || machine.options().ttl(90 * MINUTE);
+    let engine = options().open("x.idem").unwrap();
+    fresh(&default_scope(&engine), "key").complete("reply").unwrap();
+    engine.close().unwrap();
+    machine.clock.advance(HOUR);
+    let engine = options().open("x.idem").unwrap();
+    engine.step();
+    machine.clock.jump_wall_to_millis(START_MS + 110 * 60_000);
+    engine.step();
+    machine.kill(engine);
+    machine.clock.reboot();
+    machine.clock.advance(MINUTE);
+    let engine = options().open("x.idem").unwrap();
+    done(&default_scope(&engine), "key");
+    machine.clock.advance(29 * MINUTE);
+    assert!(!is_kept(&engine), "an hour of a stop, a minute of another and 29 minutes since");
+}
+
 #[test]
 fn a_wall_clock_that_is_set_back_while_the_file_is_open_makes_no_stop_longer() {
     let machine = Machine::default();

@@ -438,30 +438,38 @@ fn completions_in_the_file_take_blocks_beside_a_bad_sector_less_and_less_often()
     assert!((2..=10).contains(&first_day) && next_week <= 8, "{first_day}, {next_week}");
 }
 
-/// Too few for a checkpoint of their own; the others went with the next one, ten minutes later.
-#[test]
-fn what_is_due_beside_a_block_that_could_not_be_read_goes_seconds_later() {
-    let before = Machine::default();
-    let open = |machine: &Machine| {
-        let policy = Policy::default().ttl(HOUR).tombstone_ttl(LONG);
-        let options = machine.options().policy(policy).cache_bytes(64 << 10).verify(Verify::UpTo(0));
-        options.open("x.idem").unwrap()
-    };
-    let engine = open(&before);
+fn open_few(machine: &Machine) -> Engine {
+    let policy = Policy::default().ttl(HOUR).tombstone_ttl(LONG);
+    let options = machine.options().policy(policy).cache_bytes(64 << 10).verify(Verify::UpTo(0));
+    let engine = options.open("x.idem").unwrap();
+    // So that redb keeps no page of the others in memory.
+    (60..460).for_each(|n| drop(engine.default_scope().get(n.to_string())));
+    engine
+}
+
+/// A file of which a few records are due after an hour.
+fn few_due(machine: &Machine) -> Engine {
+    let engine = open_few(machine);
     for n in 0..460 {
         let completion = Completion::new().ttl(if n < 60 { HOUR } else { 9 * HOUR });
         let claim = fresh(&default_scope(&engine), &n.to_string());
         claim.complete_with(body("body"), completion).unwrap();
     }
+    engine
+}
+
+/// Too few for a checkpoint of their own; the others went with the next one, ten minutes later.
+#[test]
+fn what_is_due_beside_a_block_that_could_not_be_read_goes_seconds_later() {
+    let before = Machine::default();
+    let engine = few_due(&before);
     engine.close().unwrap();
     before.clock.advance(HOUR);
     let mut met = 0;
     for at in 0.. {
         let (disk, clock) = (before.disk.image(CrashKind::KeepAll), before.clock.fork());
         let machine = Machine { disk, clock, ..before.clone() };
-        let engine = open(&machine);
-        // So that redb keeps no page of the others in memory.
-        (60..460).for_each(|n| drop(done(&default_scope(&engine), &n.to_string())));
+        let engine = open_few(&machine);
         let first = machine.disk.reads();
         machine.disk.fail_read(first + at);
         assert!(engine.step().checkpointed, "read {at}");
@@ -478,6 +486,47 @@ fn what_is_due_beside_a_block_that_could_not_be_read_goes_seconds_later() {
         }
     }
     assert!(met > 0);
+}
+
+/// The disk takes its time before it gives a sector up. The ten seconds counted from the start of
+/// the checkpoint, so they were over when it ended, and the file was busy without a pause.
+#[test]
+fn after_a_checkpoint_that_met_a_slow_bad_sector_the_file_rests_ten_times_as_long() {
+    let before = Machine::default();
+    let engine = few_due(&before);
+    engine.close().unwrap();
+    before.clock.advance(HOUR);
+    let mut met = false;
+    for at in 0.. {
+        let (disk, clock) = (before.disk.image(CrashKind::KeepAll), before.clock.fork());
+        let machine = Machine { disk, clock, ..before.clone() };
+        let engine = open_few(&machine);
+        let first = machine.disk.reads();
+        machine.disk.fail_read(first + at);
+        let clock = machine.clock.clone();
+        machine.disk.before_reads(move |_| clock.advance(Duration::from_secs(5)));
+        let began = machine.clock.wall_millis();
+        assert!(engine.step().checkpointed, "read {at}");
+        let took = Duration::from_millis(machine.clock.wall_millis() - began);
+        if machine.disk.reads() <= first + at {
+            break;
+        }
+        if engine.stats().reclaimed_blocks > 0 {
+            continue;
+        }
+        met = true;
+        machine.disk.mend();
+        assert!(took > Duration::from_secs(10) && took < HOUR / 11, "{took:?}");
+        assert!(!engine.step().checkpointed, "at once");
+        machine.clock.advance(took * 9);
+        assert!(!engine.step().checkpointed, "after nine times {took:?}");
+        machine.clock.advance(took * 2);
+        assert!(
+            engine.step().checkpointed && engine.stats().reclaimed_blocks > 0,
+            "after ten times {took:?}"
+        );
+    }
+    assert!(met);
 }
 
 /// A client asks again and again for a key under a bad sector.

@@ -50,6 +50,27 @@ fn remains(machine: &Machine) -> Vec<&'static str> {
         .collect()
 }
 
+/// It removed what had the temporary name, whoever was writing to it by then.
+#[test]
+fn a_backup_that_fails_leaves_a_file_alone_that_another_engine_has_under_its_temporary_name() {
+    let machine = Machine::default();
+    let engine = filled(&machine);
+    let other = machine.options().open("other.idem").unwrap();
+    let disk = machine.disk.clone();
+    machine.disk.before_syncs(move |name| {
+        if name.ends_with("-unfinished") {
+            assert!(disk.remove(Path::new(name)));
+            assert!(disk.rename(Path::new("other.idem"), Path::new(name)));
+            disk.fail_syncs(Some("-unfinished"));
+        }
+    });
+    drop(engine.backup(COPY).unwrap_err());
+    machine.disk.before_syncs(|_| {});
+    machine.disk.mend();
+    assert_eq!(remains(&machine), ["copy.idem-unfinished"]);
+    drop(other);
+}
+
 #[test]
 fn a_backup_opens_at_once_with_all_that_was_acknowledged_and_claims_in_flight_are_interrupted() {
     let machine = Machine::default();

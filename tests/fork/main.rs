@@ -10,6 +10,7 @@
     clippy::needless_pass_by_value,
     clippy::disallowed_methods,
     clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
     reason = "tests"
 )]
 #![cfg(unix)]
@@ -19,5 +20,6 @@ mod common;
 
 mod calls;
 mod child;
+mod ends;
 mod moments;
 mod within;

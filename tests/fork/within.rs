@@ -150,7 +150,25 @@ fn a_waker_that_forks_leaves_a_child_that_stops_leading() {
 }
 
 /// An observer that forks when it hears of an event of this name, once.
-struct Hears(Forks, &'static str);
+pub struct Hears(Forks, &'static str);
+
+impl Hears {
+    pub fn of(event: &'static str) -> Arc<Self> {
+        Arc::new(Self(Forks::default(), event))
+    }
+
+    pub fn is_child(&self) -> bool {
+        self.0.is_child()
+    }
+
+    /// Waits for the child, and fails unless it left with 0.
+    #[track_caller]
+    pub fn join(&self) {
+        let child = self.0.child.load(Ordering::Relaxed);
+        assert_ne!(child, 0, "nothing has forked");
+        join(child);
+    }
+}
 
 impl Observer for Hears {
     fn event(&self, event: &idemkv::Event<'_>) {

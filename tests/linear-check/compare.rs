@@ -16,7 +16,7 @@ mod key;
 
 use budget::Budget;
 use checker::{DONE, Model, Timed, is_linearizable};
-use key::{Begun, Call, Forgot, Grant, Key, Outcome, Seen, State};
+use key::{Begun, Call, Forgot, Grant, Key, Outcome, Resolved, Seen, State};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
 const THREADS: u64 = 3;
@@ -81,7 +81,7 @@ impl Random {
         let fence = outcome.fence;
         let grant = Grant { fence, attempt: u32::try_from(self.below(3)).unwrap() + 1 };
         let accepted = self.below(4) > 0;
-        match self.below(14) {
+        match self.below(17) {
             0..3 => Call::Begin(Begun::Fresh(grant)),
             3 => Call::Begin(Begun::InFlight),
             4 => Call::Begin(Begun::Done(outcome)),
@@ -90,6 +90,12 @@ impl Random {
             7 | 8 => Call::Complete { outcome, accepted },
             9 => Call::Release { fence, accepted },
             10 => Call::Drop { fence },
+            14 => Call::PutBack { fence, accepted },
+            15 => Call::ResolveIf { only: fence, resolved: Resolved::Granted(grant) },
+            16 => {
+                let resolved = [Resolved::NotInterrupted, Resolved::Another][self.below(2) as usize];
+                Call::ResolveIf { only: fence, resolved }
+            }
             11 => {
                 Call::Get([Seen::Vacant, Seen::InFlight, Seen::Interrupted][self.below(3) as usize].clone())
             }

@@ -1,7 +1,7 @@
 //! Histories of what must never happen, which the checker must not explain.
 
 use super::checker::{Timed, is_linearizable};
-use super::key::{Begun, Call, Forgot, Grant, Key, LeasedKey, Outcome, Seen, State};
+use super::key::{Begun, Call, Forgot, Grant, Key, LeasedKey, Outcome, Resolved, Seen, State};
 
 /// One call after the other, each of its own thread.
 fn in_turn(calls: impl IntoIterator<Item = Call>) -> Vec<Timed<Call>> {
@@ -37,6 +37,14 @@ fn done(fence: u64) -> Call {
 
 fn release(fence: u64) -> Call {
     Call::Release { fence, accepted: true }
+}
+
+fn put_back(fence: u64) -> Call {
+    Call::PutBack { fence, accepted: true }
+}
+
+fn resolve_if(only: u64, resolved: Resolved) -> Call {
+    Call::ResolveIf { only, resolved }
 }
 
 const WAIT: Call = Call::Begin(Begun::InFlight);
@@ -249,4 +257,35 @@ fn a_token_does_not_carry_that_a_claim_resolves() {
     let then = |calls: Vec<Call>| in_turn(resolved.iter().cloned().chain(calls));
     assert!(is_explained(&then(vec![Call::HandOver { fence: 2 }, release(2), fresh(3, 3)])));
     assert!(!is_explained(&then(vec![Call::HandOver { fence: 2 }, release(2), fresh(3, 1)])));
+}
+
+#[test]
+fn a_claim_that_is_put_back_leaves_the_key_as_it_was() {
+    let lost = [fresh(1, 1), Call::Drop { fence: 1 }];
+    let resolved = Resolved::Granted(Grant { fence: 2, attempt: 2 });
+    let then = |calls: Vec<Call>| is_explained(&in_turn(lost.iter().cloned().chain(calls)));
+    assert!(then(vec![resolve_if(1, resolved), put_back(2), fresh(3, 2)]));
+    assert!(!then(vec![resolve_if(1, resolved), put_back(2), fresh(3, 3)]), "it counts as an attempt");
+    assert!(!then(vec![resolve_if(1, resolved), put_back(2), fresh(3, 1)]), "it speaks for the others");
+    assert!(then(vec![fresh(2, 2), Call::HandOver { fence: 2 }, put_back(2), fresh(3, 3)]));
+    assert!(!then(vec![fresh(2, 2), Call::HandOver { fence: 2 }, put_back(2), fresh(3, 2)]));
+    assert!(is_explained(&in_turn([fresh(1, 1), put_back(1), fresh(2, 1)])));
+    assert!(!is_explained(&in_turn([fresh(1, 1), put_back(1), Call::Get(Seen::Interrupted)])));
+    assert!(!is_explained(&in_turn([fresh(1, 1), put_back(1), complete(1)])), "it was put back");
+}
+
+#[test]
+fn only_the_attempt_that_was_seen_is_resolved() {
+    let lost_twice = [fresh(1, 1), Call::Drop { fence: 1 }, fresh(2, 2), Call::Drop { fence: 2 }];
+    let granted = Resolved::Granted(Grant { fence: 3, attempt: 3 });
+    let then = |calls: Vec<Call>| is_explained(&in_turn(lost_twice.iter().cloned().chain(calls)));
+    assert!(then(vec![resolve_if(2, granted), complete(3)]));
+    assert!(!then(vec![resolve_if(1, granted)]), "another was lost since");
+    assert!(then(vec![resolve_if(1, Resolved::Another)]));
+    assert!(!then(vec![resolve_if(2, Resolved::Another)]));
+    assert!(!then(vec![resolve_if(2, Resolved::NotInterrupted)]));
+    // A later attempt that was released leaves the interruption standing, with its fence.
+    let stands = |only, resolved| then(vec![fresh(3, 3), release(3), resolve_if(only, resolved)]);
+    let fourth = Resolved::Granted(Grant { fence: 4, attempt: 4 });
+    assert!(stands(2, fourth) && !stands(3, fourth) && stands(3, Resolved::Another));
 }

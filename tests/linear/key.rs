@@ -26,11 +26,15 @@ enum Phase {
         fence: u64,
         attempt: u32,
         resolves: bool,
+        /// It was handed over as a token.
+        is_handed_over: bool,
         /// The clock has moved on since it was granted.
         is_late: bool,
+        earlier: Told,
     },
     Interrupted {
         attempt: u32,
+        told: Told,
     },
     Done(Outcome),
     /// A record, or an interrupted claim, that is on its way out. A look still shows it.
@@ -38,6 +42,7 @@ enum Phase {
     /// A claim was granted whose caller no longer waits for it. It is given back.
     LetGo {
         attempt: u32,
+        earlier: Told,
     },
     /// A claim was granted whose lease ends before the log has it. It comes to nothing, or to an
     /// interruption, and who asked for it goes on asking.
@@ -45,8 +50,13 @@ enum Phase {
         attempt: u32,
         /// The clock has moved on since it was granted.
         is_late: bool,
+        earlier: Told,
     },
 }
+
+/// The attempt of an interruption that callers are shown, by its fence. `None` where no caller ever
+/// had the claim, and before the first attempt.
+type Told = Option<u64>;
 
 /// What is stored of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -85,11 +95,20 @@ pub enum Call {
     Begin(Begun),
     /// `None` where the key was not interrupted.
     Resolve(Option<Grant>),
+    /// Only the attempt with this fence.
+    ResolveIf {
+        only: u64,
+        resolved: Resolved,
+    },
     Complete {
         outcome: Outcome,
         accepted: bool,
     },
     Release {
+        fence: u64,
+        accepted: bool,
+    },
+    PutBack {
         fence: u64,
         accepted: bool,
     },
@@ -107,6 +126,14 @@ pub enum Call {
     LetGo,
     /// The clock moves on.
     Advance,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    Granted(Grant),
+    NotInterrupted,
+    /// It is interrupted by another attempt than the one that was asked for.
+    Another,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,20 +180,44 @@ impl State {
     }
 
     fn granted(&self, grant: Grant, resolves: bool) -> Vec<Self> {
-        let attempt = self.next_attempt(resolves);
-        if attempt != Some(grant.attempt) || grant.fence <= self.fence_max {
+        let Some((attempt, earlier)) = self.next_attempt(resolves) else { return Vec::new() };
+        if attempt != grant.attempt || grant.fence <= self.fence_max {
             return Vec::new();
         }
-        let Grant { fence, attempt } = grant;
-        let phase = Phase::InFlight { fence, attempt, resolves, is_late: false };
+        let fence = grant.fence;
+        let phase =
+            Phase::InFlight { fence, attempt, resolves, is_handed_over: false, is_late: false, earlier };
         vec![Self { fence_max: fence, phase, ..self.clone() }]
     }
 
-    /// Attempt and whether it resolves, where this is the claim that is out.
-    fn held(&self, fence: u64) -> Option<(u32, bool)> {
+    /// A resolution of one attempt alone.
+    fn resolve_if(&self, only: u64, resolved: Resolved) -> Vec<Self> {
+        let is_told = |fits: fn(u64, u64) -> bool| match self.phase {
+            Phase::Interrupted { told, .. } => told.is_none_or(|told| fits(told, only)),
+            // Of a claim that no caller had.
+            Phase::Unsure { is_late, .. } => is_late,
+            _ => false,
+        };
+        match resolved {
+            Resolved::Granted(grant) if is_told(|told, only| told == only) => self.granted(grant, true),
+            Resolved::Granted(_) => Vec::new(),
+            Resolved::NotInterrupted => self.not_interrupted(),
+            Resolved::Another => self.stay_if(is_told(|told, only| told != only)),
+        }
+    }
+
+    /// While a key is being forgotten, a resolver waits.
+    fn not_interrupted(&self) -> Vec<Self> {
+        self.stay_if(!matches!(self.phase, Phase::Interrupted { .. } | Phase::Forgetting(_)))
+    }
+
+    /// This claim, where it is out.
+    fn held(&self, fence: u64) -> Option<Out> {
         match self.phase {
-            Phase::InFlight { fence: current, attempt, resolves, .. } if current == fence => {
-                Some((attempt, resolves))
+            Phase::InFlight { fence: current, attempt, resolves, is_handed_over, earlier, .. }
+                if current == fence =>
+            {
+                Some(Out { attempt, resolves, is_handed_over, earlier })
             }
             _ => None,
         }
@@ -196,11 +247,13 @@ impl State {
         matches!(self.phase, Phase::Interrupted { .. } | Phase::Unsure { is_late: true, .. })
     }
 
-    /// The next attempt, where a begin, or a resolve, would be granted one.
-    fn next_attempt(&self, resolves: bool) -> Option<u32> {
+    /// The next attempt, where a begin, or a resolve, would be granted one, and the one before.
+    fn next_attempt(&self, resolves: bool) -> Option<(u32, Told)> {
         match self.phase {
-            Phase::Vacant => (!resolves).then_some(1),
-            Phase::Interrupted { attempt } => (resolves || !self.refuses).then_some(attempt + 1),
+            Phase::Vacant => (!resolves).then_some((1, None)),
+            Phase::Interrupted { attempt, told } => {
+                (resolves || !self.refuses).then_some((attempt + 1, told))
+            }
             Phase::InFlight { .. }
             | Phase::Done(_)
             | Phase::Forgetting(_)
@@ -214,14 +267,15 @@ impl State {
         match (step, &self.phase) {
             (0, _) => {
                 let attempt = self.next_attempt(false);
-                let granted = attempt.into_iter().flat_map(|attempt| self.at(Phase::LetGo { attempt }));
+                let let_go = |(attempt, earlier)| self.at(Phase::LetGo { attempt, earlier });
+                let granted = attempt.into_iter().flat_map(let_go);
                 done(vec![self.clone()]).into_iter().chain(granted.map(|state| (1, state))).collect()
             }
-            (_, Phase::LetGo { attempt }) => {
-                let mut states = self.at(before(*attempt));
+            (_, Phase::LetGo { attempt, earlier }) => {
+                let mut states = self.at(before(*attempt, *earlier));
                 // A release says nothing of the attempts before it, but counts.
                 if *attempt > 1 {
-                    states.extend(self.at(Phase::Interrupted { attempt: *attempt }));
+                    states.extend(self.at(Phase::Interrupted { attempt: *attempt, told: *earlier }));
                 }
                 done(states)
             }
@@ -237,8 +291,8 @@ impl State {
     fn unsure(&self, step: u32, resolves: bool) -> Vec<(u32, Self)> {
         let next = self.next_attempt(resolves);
         let states = match (step, &self.phase, next) {
-            (0, _, Some(attempt)) => self.at(Phase::Unsure { attempt, is_late: false }),
-            (1, Phase::Unsure { attempt, is_late: true }, _) => self.at(before(*attempt)),
+            (0, _, Some((attempt, earlier))) => self.at(Phase::Unsure { attempt, is_late: false, earlier }),
+            (1, Phase::Unsure { attempt, is_late: true, earlier }, _) => self.at(before(*attempt, *earlier)),
             (1, Phase::Unsure { is_late: false, .. }, _) => Vec::new(),
             // Somebody found it interrupted, and may have gone on from there.
             (1, ..) => vec![self.clone()],
@@ -256,9 +310,9 @@ impl State {
         vec![state]
     }
 
-    fn end(&self, fence: u64, accepted: bool, becomes: impl FnOnce(u32, bool) -> Phase) -> Vec<Self> {
+    fn end(&self, fence: u64, accepted: bool, becomes: impl FnOnce(Out) -> Phase) -> Vec<Self> {
         match (self.held(fence), accepted) {
-            (Some((attempt, resolves)), true) => self.at(becomes(attempt, resolves)),
+            (Some(out), true) => self.at(becomes(out)),
             (None, false) => vec![self.clone()],
             (Some(_), false) | (None, true) => Vec::new(),
         }
@@ -283,11 +337,11 @@ impl State {
 
     fn handed_over(&self, fence: u64) -> Vec<Self> {
         let mut state = self.clone();
-        if let Phase::InFlight { fence: current, resolves, is_late, .. } = &mut state.phase
+        if let Phase::InFlight { fence: current, resolves, is_handed_over, is_late, .. } = &mut state.phase
             && *current == fence
         {
             // Its lease starts anew.
-            (*resolves, *is_late) = (false, false);
+            (*resolves, *is_handed_over, *is_late) = (false, true, false);
         }
         vec![state]
     }
@@ -305,9 +359,30 @@ impl State {
     }
 }
 
+/// A claim that is out.
+#[derive(Clone, Copy)]
+struct Out {
+    attempt: u32,
+    resolves: bool,
+    is_handed_over: bool,
+    earlier: Told,
+}
+
+impl Out {
+    fn released(self) -> Phase {
+        let Self { attempt, resolves, earlier, .. } = self;
+        if attempt > 1 && !resolves { Phase::Interrupted { attempt, told: earlier } } else { Phase::Vacant }
+    }
+
+    /// A token may have had other holders before.
+    fn put_back(self) -> Phase {
+        if self.is_handed_over { self.released() } else { before(self.attempt, self.earlier) }
+    }
+}
+
 /// What a key is before this attempt is granted.
-fn before(attempt: u32) -> Phase {
-    if attempt > 1 { Phase::Interrupted { attempt: attempt - 1 } } else { Phase::Vacant }
+fn before(attempt: u32, told: Told) -> Phase {
+    if attempt > 1 { Phase::Interrupted { attempt: attempt - 1, told } } else { Phase::Vacant }
 }
 
 /// The states that a call may lead to with its last step.
@@ -323,19 +398,17 @@ impl Model for Key {
         done(match call {
             Call::Begin(begun) => state.begin(begun),
             Call::Resolve(Some(grant)) => state.granted(*grant, true),
-            // While a key is being forgotten, a resolver waits.
-            Call::Resolve(None) => {
-                state.stay_if(!matches!(state.phase, Phase::Interrupted { .. } | Phase::Forgetting(_)))
-            }
+            Call::Resolve(None) => state.not_interrupted(),
+            Call::ResolveIf { only, resolved } => state.resolve_if(*only, *resolved),
             Call::Complete { outcome, accepted } => {
-                state.end(outcome.fence, *accepted, |_, _| Phase::Done(outcome.clone()))
+                state.end(outcome.fence, *accepted, |_| Phase::Done(outcome.clone()))
             }
-            Call::Release { fence, accepted } => state.end(*fence, *accepted, |attempt, resolves| {
-                if attempt > 1 && !resolves { Phase::Interrupted { attempt } } else { Phase::Vacant }
-            }),
+            Call::Release { fence, accepted } => state.end(*fence, *accepted, Out::released),
+            Call::PutBack { fence, accepted } => state.end(*fence, *accepted, Out::put_back),
             Call::Drop { fence } => {
                 let is_held = state.held(*fence).is_some();
-                state.end(*fence, is_held, |attempt, _| Phase::Interrupted { attempt })
+                let told = Some(*fence);
+                state.end(*fence, is_held, |out| Phase::Interrupted { attempt: out.attempt, told })
             }
             Call::HandOver { fence } => state.handed_over(*fence),
             Call::Get(seen) => state.stay_if(state.get(seen)),
@@ -357,7 +430,7 @@ impl Model for LeasedKey {
     fn step(state: &State, call: &Call, step: u32) -> Vec<(u32, State)> {
         let resolves = match call {
             Call::Begin(_) => false,
-            Call::Resolve(_) => true,
+            Call::Resolve(_) | Call::ResolveIf { .. } => true,
             _ => return Key::step(state, call, step),
         };
         let told = if step == 0 { Key::step(state, call, step) } else { Vec::new() };
@@ -367,8 +440,11 @@ impl Model for LeasedKey {
     /// A lease is over.
     fn drift(state: &State) -> Vec<State> {
         match state.phase {
-            Phase::InFlight { attempt, is_late: true, .. } | Phase::Unsure { attempt, is_late: true } => {
-                state.at(Phase::Interrupted { attempt })
+            Phase::InFlight { attempt, fence, is_late: true, .. } => {
+                state.at(Phase::Interrupted { attempt, told: Some(fence) })
+            }
+            Phase::Unsure { attempt, is_late: true, .. } => {
+                state.at(Phase::Interrupted { attempt, told: None })
             }
             Phase::Vacant
             | Phase::InFlight { .. }
@@ -424,6 +500,17 @@ pub fn accepted<T>(ended: &Result<T, EndError>) -> bool {
             ClaimError::Superseded(_) => false,
             reason => panic!("an end was refused: {reason}"),
         },
+    }
+}
+
+impl Resolved {
+    pub fn of(resolved: &Result<Claim, ResolveError>) -> Self {
+        match resolved {
+            Ok(claim) => Self::Granted(Grant::of(claim)),
+            Err(ResolveError::NotInterrupted(_)) => Self::NotInterrupted,
+            Err(ResolveError::AnotherAttempt(_)) => Self::Another,
+            Err(error) => panic!("resolve: {error}"),
+        }
     }
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures_executor::block_on;
 use idemkv::sim::{ManualClock, SimDisk};
-use idemkv::{Begin, Claim, Durability, Engine, Recovery, Scope};
+use idemkv::{Begin, Claim, Durability, Engine, Recovery, Scope, Status};
 
 use super::checker::Timed;
 use super::common::{START_MS, request, small};
-use super::key::{Begun, Call, Forgot, Grant, Outcome, Seen, State, accepted, resolved};
+use super::key::{Begun, Call, Forgot, Grant, Outcome, Resolved, Seen, State, accepted, resolved};
 
 const THREADS: usize = 4;
 const CALLS: u64 = 4;
@@ -172,7 +172,7 @@ impl Actor<'_> {
     fn ask(&mut self, key: &str) {
         let (scope, is_task) = (self.scope, self.is_task());
         // Where there are leases, time passes as often as anything else happens.
-        let kinds = if self.clock.is_some() { 24 } else { 20 };
+        let kinds = if self.clock.is_some() { 26 } else { 21 };
         match self.random.below(kinds) {
             0..10 => {
                 // A thread that has a claim must not wait for another's.
@@ -206,12 +206,35 @@ impl Actor<'_> {
                     self.hold(claim);
                 }
             }
-            18 => self.engine.checkpoint().unwrap(),
+            18 | 19 => self.resolve_what_is_seen(key),
+            20 => self.engine.checkpoint().unwrap(),
             _ => {
                 if let Some(clock) = self.clock {
                     self.note(|| clock.advance(LEASE), |()| Call::Advance);
                 }
             }
+        }
+    }
+
+    /// As operators do: what was lost since the look is not resolved.
+    fn resolve_what_is_seen(&mut self, key: &str) {
+        let (scope, is_task) = (self.scope, self.is_task());
+        let get = || if is_task { block_on(scope.get_async(key)) } else { scope.get(key) };
+        let status = self.note(get, |status| Call::Get(Seen::of(status.as_ref().unwrap())));
+        let Ok(Status::Interrupted(lost)) = status else { return };
+        for _ in 0..self.random.below(3) {
+            std::thread::yield_now();
+        }
+        let fence = lost.fence();
+        let resolve = || {
+            if is_task { block_on(scope.resolve_if_async(key, fence)) } else { scope.resolve_if(key, fence) }
+        };
+        let resolved = self.note(resolve, |resolved| Call::ResolveIf {
+            only: fence.get(),
+            resolved: Resolved::of(resolved),
+        });
+        if let Ok(claim) = resolved {
+            self.hold(claim);
         }
     }
 
@@ -229,8 +252,12 @@ impl Actor<'_> {
 
     fn end(&mut self, claim: Claim) {
         let (fence, is_task) = (claim.fence().get(), self.is_task());
-        match self.random.below(8) {
+        match self.random.below(9) {
             0 => self.drop_claim(claim),
+            8 => {
+                let put_back = || if is_task { block_on(claim.put_back_async()) } else { claim.put_back() };
+                drop(self.note(put_back, |ended| Call::PutBack { fence, accepted: accepted(ended) }));
+            }
             1 => {
                 let release = || if is_task { block_on(claim.release_async()) } else { claim.release() };
                 drop(self.note(release, |ended| Call::Release { fence, accepted: accepted(ended) }));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use idemkv::{
     Begin, BeginError, Busy, Claim, ClaimError, ClaimToken, CommitError, CompleteInError, Completion,
-    Durability, EndError, ForgetError, Interruption, Outcome, Record, ResolveError, Status, Timestamp,
+    Durability, EndError, Fence, ForgetError, Interruption, Outcome, Record, ResolveError, Status, Timestamp,
     TokenError,
 };
 
@@ -98,12 +98,14 @@ impl World {
             Call::CompleteMany(count, body) => self.complete_many(count, body),
             Call::CompleteIn(which, body) => self.complete_in(which, body),
             Call::Release(which) => self.release(which),
+            Call::PutBack(which) => self.put_back(which),
             Call::Drop(which) => self.lose(which),
             Call::Note(which, note) => self.note(which, note),
             Call::Renew(which) => self.renew(which),
             Call::IntoToken(which) => self.hand_over(which),
             Call::Resume(which, scope, altered) => self.resume(which, scope, altered),
-            Call::Resolve(who) => self.resolve(who),
+            Call::Resolve(who) => self.resolve(who, None),
+            Call::ResolveIf(who, which) => self.resolve_if(who, which),
             Call::Forget(who) => self.forget(who),
             Call::Get(who) => self.see(who.place()),
             Call::Entries => self.walk(),
@@ -199,12 +201,42 @@ impl World {
         }
     }
 
-    fn resolve(&mut self, who: Who) {
+    /// An operator looks at a key, and resolves what it saw; or what it saw some time ago.
+    fn resolve_if(&mut self, who: Who, which: u8) {
+        let status = match self.scope(who.scope).get(key_name(who.key)) {
+            Ok(status) => status,
+            Err(error) => return assert!(self.disk.crashed(), "get: {error}"),
+        };
+        self.saw(who.place(), &Seen::of(&status));
+        let seen = match status {
+            Status::Interrupted(lost) if !which.is_multiple_of(4) => Some(lost.fence()),
+            _ => usize::from(which / 4).checked_rem(self.fences.len()).map(|which| self.fences[which]),
+        };
+        if let Some(seen) = seen {
+            self.resolve(who, Some(seen));
+        }
+    }
+
+    fn resolve(&mut self, who: Who, only: Option<Fence>) {
         if self.held.len() == HELD_MAX {
             return;
         }
-        match self.scope(who.scope).resolve(key_name(who.key)) {
-            Ok(claim) => self.granted(who, None, claim),
+        let (scope, key) = (self.scope(who.scope), key_name(who.key));
+        let resolved = match only {
+            Some(fence) => scope.resolve_if(key, fence),
+            None => scope.resolve(key),
+        };
+        match resolved {
+            Ok(claim) => {
+                let told = claim.interrupted().map(|lost| lost.fence());
+                assert!(only.is_none() || told == only, "{who:?}: {told:?} is resolved, not {only:?}");
+                self.granted(who, None, claim);
+            }
+            Err(ResolveError::AnotherAttempt(lost)) => {
+                assert!(only.is_some_and(|only| only != lost.fence()), "{who:?}: {lost:?} is {only:?}");
+                self.touch(who.place());
+                self.saw(who.place(), &Seen::Interrupted(Info::lost(&lost)));
+            }
             Err(ResolveError::NotInterrupted(status)) => {
                 self.touch(who.place());
                 let found = Seen::of(&status);
@@ -252,6 +284,7 @@ impl World {
         let fence = claim.fence().get();
         assert!(fence > self.fence_before, "fence {fence} is not above {}", self.fence_before);
         self.fence_max = self.fence_max.max(fence);
+        self.fences.push(claim.fence());
         let started = claim.started().as_millis();
         let info = Info { fence: Some(fence), number: claim.attempt(), started };
         let note = claim.last_progress().map(|note| note.to_vec());
@@ -360,6 +393,28 @@ impl Who {
     /// Its place among all keys.
     fn place(self) -> usize {
         self.scope * KEYS + self.key
+    }
+}
+
+impl Facts {
+    /// What a release makes of a key.
+    fn released(self, attempt: &Attempt, now: u64) -> After {
+        match attempt.earlier {
+            Some(told) if !self.resolves => {
+                let stands = State::lost(attempt.clone(), told, now, now);
+                After { live: stands.clone(), disk: Disk::This(stands) }
+            }
+            earlier => {
+                // What the disk knows nothing of leaves nothing to undo there.
+                let is_known = self.is_logged || earlier.is_some();
+                let disk = match (is_known, self.may_be_logged) {
+                    (true, _) => Disk::This(State::Vacant),
+                    (false, true) => Disk::Perhaps(State::Vacant),
+                    (false, false) => Disk::AsBefore,
+                };
+                After { live: State::Vacant, disk }
+            }
+        }
     }
 }
 
@@ -575,27 +630,35 @@ impl World {
     fn release(&mut self, which: u8) {
         let Some((claim, facts)) = self.take(which) else { return };
         let now = self.now();
-        let after = |attempt: &Attempt, _, _| match attempt.earlier {
-            Some(told) if !facts.resolves => {
-                let stands = State::lost(attempt.clone(), told, now, now);
+        let after = |attempt: &Attempt, _, _| facts.released(attempt, now);
+        self.given_back(facts, claim.release(), after);
+    }
+
+    /// Nothing was done with a claim.
+    fn put_back(&mut self, which: u8) {
+        let Some((claim, facts)) = self.take(which) else { return };
+        let now = self.now();
+        let after = |attempt: &Attempt, _, token_until: Option<u64>| match State::put_back(attempt) {
+            stands @ State::Interrupted { .. } if token_until.is_none() => {
                 After { live: stands.clone(), disk: Disk::This(stands) }
             }
-            earlier => {
-                // What the disk knows nothing of leaves nothing to undo there.
-                let is_known = facts.is_logged || earlier.is_some();
-                let disk = match (is_known, facts.may_be_logged) {
-                    (true, _) => Disk::This(State::Vacant),
-                    (false, true) => Disk::Perhaps(State::Vacant),
-                    (false, false) => Disk::AsBefore,
-                };
-                After { live: State::Vacant, disk }
-            }
+            // A token may have had other holders before.
+            _ => facts.released(attempt, now),
         };
-        match claim.release() {
+        self.given_back(facts, claim.put_back(), after);
+    }
+
+    fn given_back(
+        &mut self,
+        facts: Facts,
+        ended: Result<(), EndError>,
+        after: impl Fn(&Attempt, u64, Option<u64>) -> After,
+    ) {
+        match ended {
             Ok(()) => self.succeeded(facts, after),
             Err(error) => {
                 let came_back = self.not_ended(facts, error, after);
-                assert!(came_back.is_none(), "a release is refused: {came_back:?}");
+                assert!(came_back.is_none(), "a claim can't be given back: {came_back:?}");
             }
         }
     }

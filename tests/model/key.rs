@@ -65,8 +65,19 @@ pub struct Attempt {
     /// How long it is remembered once it is interrupted; `None` until somebody resolves it.
     pub unresolved: Option<u64>,
     pub earlier: Option<Info>,
+    /// What the key was before the claim was granted, if it was interrupted.
+    pub before: Option<Before>,
     /// What the next attempt may find noted.
     pub notes: Vec<Option<Vec<u8>>>,
+}
+
+/// An interruption over which a claim was granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before {
+    attempt: Box<Attempt>,
+    told: Info,
+    from: u64,
+    to: u64,
 }
 
 impl Attempt {
@@ -222,6 +233,15 @@ impl State {
         }
     }
 
+    /// What a claim that is given back unused leaves: the key as it was, but for what was noted.
+    pub fn put_back(attempt: &Attempt) -> Self {
+        let Some(Before { attempt: lost, told, from, to }) = attempt.before.clone() else {
+            return Self::Vacant;
+        };
+        let lost = Attempt { notes: attempt.notes.clone(), ..*lost };
+        Self::Interrupted { attempt: lost, told, from, to }
+    }
+
     /// A claim that ended without an outcome, between `since` and `by`.
     pub fn lost(attempt: Attempt, told: Info, since: u64, by: u64) -> Self {
         let (from, to) = (attempt.forgotten_after(since), attempt.forgotten_after(by));
@@ -351,7 +371,8 @@ pub struct Ask<'a> {
 
 impl Ask<'_> {
     /// The attempt that comes after the one in `state`, if it may be granted.
-    fn next(self, earlier: Option<(&Attempt, Info)>, request: usize) -> Attempt {
+    fn next(self, before: Option<Before>, request: usize) -> Attempt {
+        let earlier = before.as_ref().map(|before| (&before.attempt, before.told));
         let number = earlier.map_or(1, |(attempt, _)| attempt.info.number + 1);
         Attempt {
             info: Info { fence: None, number, started: self.now },
@@ -361,6 +382,7 @@ impl Ask<'_> {
             unresolved: self.policy.get_unresolved_ttl().map(ms),
             earlier: earlier.map(|(_, told)| told),
             notes: earlier.map_or_else(|| vec![None], |(attempt, _)| attempt.notes.clone()),
+            before,
         }
     }
 
@@ -396,7 +418,9 @@ impl Ask<'_> {
                 } else if self.request.is_some() && is_used_up {
                     refused(Answer::Unresolved(*told))
                 } else {
-                    granted(self.next(Some((attempt, *told)), attempt.request))
+                    let lost = Box::new(Attempt { before: None, ..attempt.clone() });
+                    let before = Before { attempt: lost, told: *told, from: *from, to: *to };
+                    granted(self.next(Some(before), attempt.request))
                 };
                 if self.now >= *from {
                     answers.extend(first());

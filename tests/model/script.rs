@@ -11,6 +11,7 @@ pub enum Call {
     CompleteMany(u8, u8),
     CompleteIn(u8, u8),
     Release(u8),
+    PutBack(u8),
     Drop(u8),
     Note(u8, u8),
     Renew(u8),
@@ -18,6 +19,8 @@ pub enum Call {
     /// Which token, in which scope, and whether it is altered.
     Resume(u8, u8, u8),
     Resolve(Who),
+    /// Only an attempt that was seen: just now, or some time ago.
+    ResolveIf(Who, u8),
     Forget(Who),
     Get(Who),
     Entries,
@@ -97,7 +100,9 @@ pub const ADVANCE_TO: u8 = 45;
 pub const SET_WALL: u8 = 47;
 pub const SLEEP: u8 = 48;
 pub const RESTART: u8 = 49;
-const KINDS: u8 = 50;
+pub const PUT_BACK: u8 = 50;
+pub const RESOLVE_IF: u8 = 52;
+const KINDS: u8 = 54;
 
 impl Call {
     pub fn of([what, who, a, b]: [u8; CALL_BYTES]) -> Self {
@@ -130,7 +135,9 @@ impl Call {
             ADVANCE_TO..SET_WALL => Self::AdvanceTo(a, b),
             SET_WALL..SLEEP => Self::SetWall(a),
             SLEEP..RESTART => Self::Sleep(a),
-            _ => Self::Restart(a),
+            RESTART..PUT_BACK => Self::Restart(a),
+            PUT_BACK..RESOLVE_IF => Self::PutBack(who),
+            _ => Self::ResolveIf(Who::of(who), a),
         }
     }
 

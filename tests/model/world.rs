@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use idemkv::sim::{CrashKind, ManualClock, SimDisk};
 use idemkv::tables::redb::{ReadableTable, TableDefinition};
-use idemkv::{Claim, ClaimToken, Durability, Engine, Fingerprint, Options, Policy, Recovery, Scope, Verify};
+use idemkv::{
+    Claim, ClaimToken, Durability, Engine, Fence, Fingerprint, Options, Policy, Recovery, Scope, Verify,
+};
 
 use crate::key::{Kept, Seen, State};
 use crate::script::{KEYS, SCOPES};
@@ -133,6 +135,8 @@ pub struct World {
     /// One that a crash cut off.
     pub cut_effect: Option<(usize, u64)>,
     pub fence_max: u64,
+    /// Fences of the claims so far.
+    pub fences: Vec<Fence>,
     /// What it was before the call at work, which may be a batch.
     pub fence_before: u64,
 }
@@ -249,6 +253,7 @@ impl World {
             effects: BTreeSet::new(),
             cut_effect: None,
             fence_max: 0,
+            fences: Vec::new(),
             fence_before: 0,
         };
         world.open(START_MS, Boot::Same);

@@ -41,6 +41,7 @@ mod common;
 mod durability;
 mod ends;
 mod given_back;
+#[allow(dead_code, reason = "`tests/linear/` makes more calls")]
 #[path = "../linear/key.rs"]
 mod key;
 mod mixed;

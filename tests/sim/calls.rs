@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use idemkv::{
-    Begin, BeginError, Claim, ClaimError, CompleteInError, EndError, Engine, ForgetError, Outcome, Record,
-    ResolveError, Timestamp, TokenError,
+    Begin, BeginError, Claim, ClaimError, CompleteInError, EndError, Engine, Fence, ForgetError, Outcome,
+    Record, ResolveError, Status, Timestamp, TokenError,
 };
 
 use crate::ending::{Ending, body};
@@ -66,7 +66,8 @@ impl World {
             Op::Begin { key } => self.begin(engine, key, callers),
             Op::BeginTask { key, polls } => self.begin_task(engine, key, polls, callers),
             Op::BeginMany { key } => self.begin_many(engine, key, callers),
-            Op::Resolve { key } => self.resolve(engine, key, callers),
+            Op::Resolve { key } => self.resolve(engine, key, None, callers),
+            Op::ResolveIf { key, is_seen } => self.resolve_if(engine, key, is_seen, callers),
             Op::Forget { key } => self.forget(engine, key, callers),
             Op::TakeUp { key } => {
                 let handed_over = nearest(key, |key| self.oracle.tokens.contains_key(&key));
@@ -77,6 +78,7 @@ impl World {
             | Op::FinishTask { key, .. }
             | Op::CompleteIn { key, .. }
             | Op::Release { key }
+            | Op::PutBack { key }
             | Op::DropClaim { key }
             | Op::Panic { key }
             | Op::Renew { key }
@@ -117,6 +119,7 @@ impl World {
             Op::FinishTask { seed, polls, .. } => self.finish_task(engine, key, held, seed, polls),
             Op::CompleteIn { seed, .. } => self.complete_in(engine, key, held, callers, seed),
             Op::Release { .. } => self.release(engine, key, held),
+            Op::PutBack { .. } => self.put_back(engine, key, held),
             Op::Panic { .. } => {
                 let panicked = catch_unwind(AssertUnwindSafe(|| {
                     let _held = held;
@@ -260,18 +263,47 @@ impl World {
         }
     }
 
-    fn resolve(&mut self, engine: &Engine, key: u64, callers: &mut Callers) {
+    /// An operator resolves what it saw of a key.
+    fn resolve_if(&mut self, engine: &Engine, key: u64, is_seen: bool, callers: &mut Callers) {
+        let only = if is_seen {
+            match self.during(|| scope(engine, key).get(name(key))) {
+                Ok(Status::Interrupted(lost)) => Some(lost.fence()),
+                // Where the disk is in trouble, other calls tell.
+                Ok(_) | Err(_) => None,
+            }
+        } else {
+            self.oracle.fence_max
+        };
+        if only.is_some() {
+            self.resolve(engine, key, only, callers);
+        }
+    }
+
+    fn resolve(&mut self, engine: &Engine, key: u64, only: Option<Fence>, callers: &mut Callers) {
         if !is_declared(engine, scope_of(key)) {
             return;
         }
         let now = engine.now();
         let earlier = self.oracle.at(key, now).attempt();
         self.oracle.start_grant(key, now);
-        match self.during(|| scope(engine, key).resolve(name(key))) {
+        let scope = scope(engine, key);
+        let resolved = self.during(|| match only {
+            Some(fence) => scope.resolve_if(name(key), fence),
+            None => scope.resolve(name(key)),
+        });
+        match resolved {
             Ok(claim) => {
                 assert!(earlier > 0, "key {key} was not interrupted");
+                let told = claim.interrupted().map(|lost| lost.fence());
+                assert!(only.is_none() || told == only, "key {key}: {told:?} is resolved, not {only:?}");
                 self.granted(engine, key, Held { resolves: true, ..Held::new(claim) }, callers);
                 self.meet("resolved key", true);
+            }
+            Err(ResolveError::AnotherAttempt(lost)) => {
+                assert!(only.is_some_and(|only| only != lost.fence()), "key {key}: {lost:?} is {only:?}");
+                assert!(earlier > 0, "key {key} was not interrupted");
+                self.oracle.refuse(key);
+                self.meet("resolution of another attempt", true);
             }
             Err(ResolveError::NotInterrupted(is)) => {
                 let has_holder = callers.holds(key, now) || self.oracle.may_stand(key, now);
@@ -562,6 +594,26 @@ impl World {
             Ok(()) => {
                 assert!(!is_over, "key {key}: a superseded claim was released");
                 self.oracle.acknowledge_end(key);
+            }
+            Err(error) => self.end_refused(key, is_over, resumed, &error),
+        }
+    }
+
+    /// The key is as it was before the grant.
+    fn put_back(&mut self, engine: &Engine, key: u64, held: Held) {
+        let (is_over, resumed, earlier) =
+            (held.is_over(engine.now()), held.resumed, held.claim.interrupted());
+        let is_told = earlier.is_some();
+        self.oracle.start(key, earlier.map_or(Expect::Vacant, |lost| Expect::Interrupted(lost.attempt())));
+        // A claim that was taken up from a token is released instead.
+        if is_told && !resumed {
+            self.oracle.start_put_back(key);
+        }
+        match self.during(|| held.claim.put_back()) {
+            Ok(()) => {
+                assert!(!is_over, "key {key}: a superseded claim was put back");
+                self.oracle.acknowledge_end(key);
+                self.meet("claim put back", is_told && !resumed);
             }
             Err(error) => self.end_refused(key, is_over, resumed, &error),
         }

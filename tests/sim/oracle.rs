@@ -158,13 +158,15 @@ pub(crate) struct Oracle {
     /// When each key was last granted. One that is interrupted is forgotten some time after it was
     /// found dead, so not before that time after this.
     granted: HashMap<u64, Timestamp>,
+    /// What that was before the last grant: a claim that is put back leaves the time as it was.
+    granted_before: HashMap<u64, Timestamp>,
     /// The last attempt that is durable, of keys whose claims need not be.
     durable_attempt: HashMap<u64, u32>,
     /// Later ones that may be durable, for nobody waited for what the log was told of them.
     told_to_nobody: BTreeSet<(u64, u32)>,
     /// What keys were before their first attempt, which the file need not know of.
     before_claim: HashMap<u64, Expect>,
-    fence_max: Option<Fence>,
+    pub(crate) fence_max: Option<Fence>,
     /// Claims that were handed over.
     pub(crate) tokens: HashMap<u64, Token>,
     /// What the next attempt may find noted; nothing at first, two where a crash came between.
@@ -207,6 +209,16 @@ impl Oracle {
         self.certain.remove(&key);
         self.leaving.remove(&key);
         self.keys.insert(key, next);
+    }
+
+    /// A claim is being put back. Its interruption is forgotten as early as if the key had not been
+    /// granted again.
+    pub(crate) fn start_put_back(&mut self, key: u64) {
+        if forgets_claims(key) {
+            return;
+        }
+        self.granted.remove(&key);
+        self.granted.extend(self.granted_before.get(&key).map(|before| (key, *before)));
     }
 
     /// It was acknowledged, and nobody has the key any more.
@@ -301,7 +313,9 @@ impl Oracle {
         self.saw_note(key, claim);
         if told == 0 || !forgets_claims(key) {
             // Where claims are not durable, the file may know of an earlier attempt alone.
-            self.granted.insert(key, now);
+            let before = self.granted.insert(key, now);
+            self.granted_before.remove(&key);
+            self.granted_before.extend(before.map(|before| (key, before)));
         }
         if told == 0 {
             self.last_durable_attempt(key, None);

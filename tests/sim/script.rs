@@ -69,6 +69,10 @@ pub(crate) enum Op {
     Release {
         key: u64,
     },
+    /// Nothing was done with the claim.
+    PutBack {
+        key: u64,
+    },
     DropClaim {
         key: u64,
     },
@@ -84,6 +88,11 @@ pub(crate) enum Op {
     },
     Resolve {
         key: u64,
+    },
+    /// Only the attempt that is seen at the moment, or only the last one that was granted any key.
+    ResolveIf {
+        key: u64,
+        is_seen: bool,
     },
     Note {
         key: u64,
@@ -131,6 +140,7 @@ impl Op {
             20 => Self::CompleteIn { key, seed },
             21 if seed.is_multiple_of(2) => Self::CompleteMany,
             21 => Self::Panic { key },
+            23 if seed.is_multiple_of(2) => Self::PutBack { key },
             22 | 23 => Self::Release { key },
             24 | 25 => Self::DropClaim { key },
             26 | 27 => Self::Forget { key },
@@ -145,6 +155,7 @@ impl Op {
             38..41 => Self::Note { key, seed },
             41..44 => Self::HandOver { key: key.clamp(3, 4) },
             44 | 45 => Self::TakeUp { key },
+            47 if seed.is_multiple_of(2) => Self::ResolveIf { key, is_seen: !seed.is_multiple_of(3) },
             46 | 47 => Self::Resolve { key },
             48 if seed.is_multiple_of(2) => Self::Declare { scope: seed / 2 },
             48 => Self::Flush,

@@ -21,7 +21,7 @@ const AFTERLIFE: usize = 12;
 
 /// What scripts that crash nowhere must come to, some of them at least, or crashes prove nothing
 /// about it.
-pub(crate) const TO_MEET: [&str; 25] = [
+pub(crate) const TO_MEET: [&str; 27] = [
     "batch of claims",
     "begin given up on its way",
     "begin of a key handed over",
@@ -29,6 +29,7 @@ pub(crate) const TO_MEET: [&str; 25] = [
     "begin over a forgotten interruption",
     "begin over an interruption",
     "progress given up on its way",
+    "claim put back",
     "completion in a transaction",
     "completion that nobody waited for",
     "forgotten tombstone",
@@ -40,6 +41,7 @@ pub(crate) const TO_MEET: [&str; 25] = [
     "relaxed reply",
     "replay",
     "reply without a body",
+    "resolution of another attempt",
     "resolved key",
     "resumed claim",
     "superseded claim",

@@ -10,8 +10,8 @@ use std::task::Poll;
 use crate::common::request;
 use crate::oracle::{Oracle, PATIENCE, Random, body_of, name};
 use idemkv::{
-    Begin, BeginError, Claim, ClaimError, ClaimToken, EndError, Engine, Fingerprint, Pending, Record, Scope,
-    Timestamp, TokenError, Waited,
+    Begin, BeginError, Busy, Claim, ClaimError, ClaimToken, EndError, Engine, Fingerprint, Pending, Record,
+    ResolveError, Scope, Timestamp, TokenError, Waited,
 };
 
 /// Keys that are worked on at a time: for each that is done another one comes in.
@@ -88,7 +88,22 @@ impl Worker<'_> {
         } else {
             self.scope(key).begin(name(key), request())
         };
-        self.begun(key, begun.unwrap()).await;
+        if let Some(begun) = self.answer(key, begun) {
+            self.begun(key, begun).await;
+        }
+    }
+
+    /// The answer to a begin. On a busy machine a thread may not run for longer than a lease of
+    /// milliseconds, again and again until its time to wait is over: that is an answer too.
+    pub fn answer(&self, key: u64, begun: Result<Begin, BeginError>) -> Option<Begin> {
+        match begun {
+            Err(BeginError::Busy(Busy::LeaseTooShort { .. })) if self.has_lease(key) => None,
+            begun => Some(begun.unwrap()),
+        }
+    }
+
+    fn has_lease(&self, key: u64) -> bool {
+        self.scope(key).policy().get_lease().is_some()
     }
 
     pub async fn begun(&mut self, key: u64, begun: Begin) {
@@ -98,7 +113,7 @@ impl Worker<'_> {
             Begin::InFlight(pending) => {
                 // Without a lease it may be this worker's own, or that of one who waits for this
                 // one.
-                if self.scope(key).policy().get_lease().is_some() {
+                if self.has_lease(key) {
                     self.wait(key, pending).await;
                 }
             }
@@ -125,7 +140,7 @@ impl Worker<'_> {
         let mut begin = pin!(scope.begin_async(name(key), request()));
         for _ in 0..=self.random.below(2) {
             if let Some(begun) = poll_once(begin.as_mut()).await {
-                if let Begin::Fresh(claim) = begun.unwrap() {
+                if let Some(Begin::Fresh(claim)) = self.answer(key, begun) {
                     self.granted(key, claim);
                 }
                 return;
@@ -154,7 +169,8 @@ impl Worker<'_> {
         let mut claims = Vec::new();
         let completes = self.random.one_in(3);
         for (key, result) in keys.into_iter().zip(results) {
-            match result.unwrap() {
+            let Some(begun) = self.answer(key, result) else { continue };
+            match begun {
                 Begin::Fresh(claim) => {
                     self.shared.oracle.granted(&self.shared.engine, key, &claim);
                     if completes { &mut claims } else { &mut self.held }.push((key, claim));
@@ -205,7 +221,9 @@ impl Worker<'_> {
         };
         match resolved {
             Ok(claim) => self.granted(key, claim),
-            Err(error) => assert!(matches!(error, idemkv::ResolveError::NotInterrupted(_)), "{error}"),
+            Err(ResolveError::NotInterrupted(_)) => {}
+            Err(ResolveError::Begin(error)) => drop(self.answer(key, Err(error))),
+            Err(error) => panic!("key {key}: {error}"),
         }
     }
 

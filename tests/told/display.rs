@@ -17,7 +17,7 @@ use idemkv::{
 
 /// An error says all of `words`, and names as its source the one that says `source`.
 #[track_caller]
-fn says(error: &dyn Error, words: &[&str], source: Option<&str>) {
+pub fn says(error: &dyn Error, words: &[&str], source: Option<&str>) {
     let text = error.to_string();
     for word in words {
         assert!(text.contains(word), "`{word}` is not in: {text}");
@@ -31,14 +31,14 @@ fn says(error: &dyn Error, words: &[&str], source: Option<&str>) {
     assert!(!format!("{error:?}").is_empty());
 }
 
-fn io_failure() -> IoFailure {
+pub fn io_failure() -> IoFailure {
     match Engine::open("no such directory/x.idem") {
         Err(OpenError::Io(failure)) => failure,
         other => panic!("{other:?}"),
     }
 }
 
-fn damage() -> Damage {
+pub fn damage() -> Damage {
     let machine = Machine::default();
     machine.open().close().unwrap();
     assert!(machine.disk.flip(Path::new("x.idem-wal"), 8 * 20));
@@ -48,7 +48,7 @@ fn damage() -> Damage {
     }
 }
 
-fn option_error() -> OptionError {
+pub fn option_error() -> OptionError {
     match Machine::default().options().ttl(Duration::ZERO).open("x.idem") {
         Err(OpenError::Option(error)) => error,
         other => panic!("{other:?}"),

@@ -2,6 +2,7 @@
 
 #![allow(
     missing_docs,
+    unreachable_pub,
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -17,3 +18,4 @@ mod events;
 mod lists;
 mod numbers;
 mod refusals;
+mod sentences;

@@ -1,7 +1,9 @@
 //! An effect and its completion in one transaction: both or neither, whatever happens in between.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use crate::common::{Machine, TTL, default_scope, done, fresh, request};
@@ -170,6 +172,44 @@ fn a_claim_superseded_during_the_work_has_no_effect() {
     assert_eq!(next.attempt(), 2);
     next.complete_in(|tables| effect(tables, "key")).unwrap();
     assert_eq!(effects(&engine, "key"), 1);
+}
+
+/// Another claim's work has the maintenance lock for longer than the lease.
+#[test]
+fn a_claim_superseded_before_its_turn_runs_no_work() {
+    let machine = Machine::rerun();
+    let engine = machine.open();
+    let second = Duration::from_secs(1);
+    let scope = engine.set_policy("jobs", engine.policy().lease(second)).unwrap();
+    let (late, first) = (fresh(&scope, "late"), fresh(&default_scope(&engine), "first"));
+    let (go, may_go) = channel();
+    let (comes, is_coming) = channel();
+    let has_run = &AtomicBool::new(false);
+    let late = thread::scope(|threads| {
+        let late = threads.spawn(move || {
+            may_go.recv().unwrap();
+            comes.send(()).unwrap();
+            late.complete_in(|tables| {
+                has_run.store(true, Ordering::Relaxed);
+                effect(tables, "late").map_err(|error| error.to_string())
+            })
+        });
+        let completed = first.complete_in(|tables| {
+            go.send(())?;
+            is_coming.recv()?;
+            machine.clock.advance(second);
+            effect(tables, "first")
+        });
+        drop(completed.unwrap());
+        late.join().unwrap()
+    });
+    let Err(CompleteInError::End(error)) = late else { panic!("{late:?}") };
+    assert!(matches!(error.reason(), ClaimError::Superseded(now) if matches!(**now, Status::Interrupted(_))));
+    assert!(error.into_claim().is_none());
+    assert!(!has_run.load(Ordering::Relaxed), "its work ran, to be undone");
+    assert_eq!((engine.stats().superseded, engine.stats().in_flight), (1, 0));
+    fresh(&scope, "late").complete_in(|tables| effect(tables, "late")).unwrap();
+    assert_eq!((effects(&engine, "first"), effects(&engine, "late")), (1, 1));
 }
 
 #[test]

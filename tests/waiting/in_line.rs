@@ -94,6 +94,44 @@ fn a_begin_keeps_its_place_in_line_when_its_own_scope_gets_a_limit_which_counts_
     }
 }
 
+/// A begin in line has a place of its scope's limit, and so has a claim in flight. A lower limit has
+/// one place for both.
+#[test]
+fn a_begin_in_line_is_refused_where_its_scope_gets_a_lower_limit_that_is_used_up() {
+    for is_used_up in [true, false] {
+        let machine = Machine::default();
+        let engine = machine.open();
+        let limit = |max| engine.policy().max_in_flight(max);
+        let jobs = engine.set_policy("jobs", limit(2)).unwrap();
+        let first = fresh(&jobs, "first");
+        let mut claims = fill(&engine, &default_scope(&engine));
+        let mut lowers = pin!(engine.set_policy_async("jobs", limit(1)));
+        assert!(poll(lowers.as_mut()).is_pending());
+        assert_eq!((engine.stats().waiting_for_room, engine.stats().queued), (0, 1), "it has space");
+        let mut second = begin(&jobs, "second");
+        assert!(poll(second.as_mut()).is_pending());
+        assert_eq!(engine.stats().waiting_for_room, 1);
+        engine.flush().unwrap();
+        drop(ready(lowers.as_mut()).unwrap());
+        let first = if is_used_up { Some(first) } else { first.release().map(|()| None).unwrap() };
+        claims.drain(..2).for_each(|claim| claim.release().unwrap());
+        let begun = run(&engine, second);
+        if is_used_up {
+            assert!(matches!(begun, Err(BeginError::Busy(Busy::TooManyClaims { max: 1 }))), "{begun:?}");
+        } else {
+            claim(begun).release().unwrap();
+        }
+        // Each place is counted once.
+        if let Some(first) = first {
+            first.release().unwrap();
+        }
+        let one = claim(run(&engine, jobs.begin_async("one", request())));
+        let next = run(&engine, jobs.begin_async("next", request()));
+        assert!(matches!(next, Err(BeginError::Busy(Busy::TooManyClaims { max: 1 }))), "{next:?}");
+        drop(one);
+    }
+}
+
 /// A record that is on disk is found, whatever policies scopes are given meanwhile.
 #[test]
 fn a_begin_that_reads_its_record_from_disk_is_answered_while_scopes_get_policies() {

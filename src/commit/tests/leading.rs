@@ -157,7 +157,7 @@ fn the_thread_that_leads_is_called_for_tasks_and_where_groups_pile_up() {
         drop(
             crate::task::caller::block(bench.commit.append(
                 caller,
-                ENTRY.to_vec(),
+                ENTRY,
                 &mut Some(9),
                 &mut bench.reserve(RESERVED),
                 queue_timeout,

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::commit_cost::{CommitCost, RECLAIM_MIN};
+use super::commit_cost::{CommitCost, RECLAIM_MIN, rest_after};
 use crate::Timestamp;
 use crate::engine::common::counters::Counters;
 use crate::engine::core::disk_full::RETRY_AFTER;
 use crate::engine::core::maintenance::MaintenanceState;
 use crate::engine::core::{CallWorker, Core};
-use crate::error::{Busy, CommitError};
+use crate::error::{Busy, CommitError, Failure};
 use crate::record::Record;
 use crate::store::{Applied, Batch, Meta, OpenTransaction, StoreError};
 
@@ -27,6 +27,7 @@ impl Core {
         }
         maintenance.retry_at = Timestamp::default();
         let moved = self.or_poison(|| self.checkpoint(&mut maintenance));
+        self.health.check_process().map_err(CommitError::Failed)?;
         let busy = self.health.store_is_busy();
         // Last, for what has failed is not busy any more. After a failed commit the rest is moved,
         // but the engine has failed.
@@ -51,11 +52,7 @@ impl Core {
         });
         match moved {
             Ok(leaves_due) => {
-                // With many unreadable blocks each checkpoint may meet one, and the others would
-                // wait for as many.
-                if leaves_due {
-                    maintenance.reclaim_by = maintenance.reclaim_at;
-                }
+                self.rest_from_reclaiming(maintenance, now, leaves_due);
                 true
             }
             Err(error) => {
@@ -65,6 +62,21 @@ impl Core {
                 false
             }
         }
+    }
+
+    /// Puts off the next commit for expiry, after a checkpoint that began at this time.
+    fn rest_from_reclaiming(&self, maintenance: &mut MaintenanceState, began: Timestamp, leaves_due: bool) {
+        let ended = self.clock.now();
+        let rest = rest_after(ended.saturating_since(began));
+        let after = self.commit_cost().reclaim_after(self.options.policy.ttl).0;
+        maintenance.reclaim_at = maintenance.reclaim_at.max(ended.saturating_add(after.max(rest)));
+        maintenance.reclaim_by = if leaves_due {
+            // With many unreadable blocks each checkpoint may meet one, and the others would wait
+            // for as many.
+            maintenance.reclaim_at
+        } else {
+            maintenance.reclaim_by.max(ended.saturating_add(rest))
+        };
     }
 
     /// Readies the store for a transaction. The caller holds the maintenance lock.
@@ -127,6 +139,10 @@ impl Core {
         self.health.store_is_ready();
         self.fences.move_limit(limit);
         self.space.recycle(seq);
+        // Tasks that wait for log space were woken.
+        if self.health.is_forked() {
+            return Err(StoreError::Failed(Failure::Forked));
+        }
         self.index.evict();
         Counters::add(&self.counters.checkpoints, 1);
         Counters::add(&self.counters.reclaimed_blocks, applied.reclaimed);
@@ -151,6 +167,9 @@ impl Core {
     }
 
     pub(super) fn checkpoint_failed(&self, error: StoreError) {
+        if self.health.is_forked() {
+            return;
+        }
         match error {
             // Nothing is lost: the log still has it all. Claims are granted while it has room for
             // their completions.

@@ -19,6 +19,11 @@ const RECLAIM_BYTES_AN_HOUR: u64 = 64 << 20;
 /// The least time between commits for expiry, if the expired blocks are worth a commit at any
 /// time.
 const RECLAIM_MORE: Duration = Duration::from_secs(10);
+/// A commit for expiry comes no sooner than so many times what the last checkpoint took: meanwhile
+/// applications that commit in the file, backups and compactions have the file.
+const RESTS_PER_CHECKPOINT: u32 = 10;
+/// But it does not wait for longer. The machine may have slept during the checkpoint.
+const REST_MAX: Duration = Duration::from_secs(3_600);
 /// The least bytes of blocks that one commit drops, if there are that many.
 pub(in crate::engine) const RECLAIM_MIN: u64 = 4 << 20;
 /// Blocks with so many times the bytes that a commit costs are worth one.
@@ -68,6 +73,11 @@ impl CommitCost {
     pub(super) fn log_bytes(self, log_bytes_max: u64) -> u64 {
         self.commit_bytes.saturating_mul(MOVED_PER_COST).min(log_bytes_max / LOG_SHARE)
     }
+}
+
+/// How long commits for expiry rest after a checkpoint that took so long.
+pub(super) fn rest_after(checkpoint: Duration) -> Duration {
+    checkpoint.saturating_mul(RESTS_PER_CHECKPOINT).min(REST_MAX)
 }
 
 #[cfg(test)]

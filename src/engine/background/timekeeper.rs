@@ -20,6 +20,10 @@ impl Core {
     /// a slow disk or a checkpoint delays neither.
     pub(in crate::engine) fn keep_time(&self) {
         self.clock.notice_sleep();
+        // In a forked child it may be locked for ever.
+        if !self.is_closed() {
+            self.reads.relieve();
+        }
         loop {
             self.timers.fire();
             // Code of others ran.
@@ -39,13 +43,14 @@ impl Core {
             // Once a tick in any case: the machine may sleep meanwhile, and leases go on.
             before.later_by((at.saturating_since(self.clock.now()) + CLOCK_TICK).min(self.tick()))
         });
-        timer.min(lease)
+        timer.min(lease).min(self.reads.next_look())
     }
 
     /// Ends a few leases that are over. Whether more may be.
     fn expire_some_leases(&self, now: Timestamp) -> bool {
         let due = self.leases.take_due(now, LEASES_MAX);
-        for attempt in &due {
+        // The task that was woken last may have forked.
+        for attempt in due.iter().take_while(|_| !self.health.is_forked()) {
             self.expire_if_due(attempt);
         }
         due.len() == LEASES_MAX
@@ -55,7 +60,8 @@ impl Core {
 /// The thread that waits for deadlines and the ends of leases. It has no other work, because that
 /// work would delay them.
 pub(in crate::engine) fn keep_time(core: &Core, listener: &Listener) {
-    while listener.wait(core.next_end()) && core.health.is_open() {
+    // Asked before each look, too: code of others may have forked.
+    while core.health.is_open() && listener.wait(core.next_end()) && core.health.is_open() {
         // A panic of code of others is not the next deadline's affair.
         contain(|| core.keep_time());
     }

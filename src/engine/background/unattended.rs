@@ -71,7 +71,7 @@ impl Core {
             return Unattended::NoSpace;
         };
         let appended =
-            self.commit.append_if(Caller::Thread, [(entry.as_slice(), record)], &mut reservation, |_| may());
+            self.commit.append_if(Caller::Thread, [(&*entry, record)], &mut reservation, |_| may());
         match appended {
             Ok(Some(_)) => Unattended::Queued,
             // A log that takes nothing more is closed, or failed.

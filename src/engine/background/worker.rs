@@ -78,11 +78,13 @@ impl Core {
             || maintenance.unprepared.is_some()
             || self.health.store_is_busy().is_some();
         stepped.checkpointed = is_due && {
-            let (after, by) = self.commit_cost().reclaim_after(self.options.policy.ttl);
-            (maintenance.reclaim_at, maintenance.reclaim_by) =
-                (now.saturating_add(after), now.saturating_add(by));
+            let by = self.commit_cost().reclaim_after(self.options.policy.ttl).1;
+            maintenance.reclaim_by = now.saturating_add(by);
             self.checkpoint(&mut maintenance)
         };
+        if self.is_closed() {
+            return;
+        }
         self.grow();
         self.mark(&mut maintenance, now);
         stepped.compacted = self.compact_when_idle(&mut maintenance);
@@ -104,7 +106,7 @@ impl Core {
     pub(in crate::engine) fn help_tasks(&self) {
         self.commit.lead_a_turn();
         if !self.options.workers {
-            self.reads.serve(&self.store, &self.clock);
+            self.reads.serve(&self.store, &self.clock, None);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::hash::BuildHasherDefault;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::engine::file::handle::FileHandle;
 use crate::engine::handles::claim::Begin;
 use crate::error::{BeginError, Busy};
 use crate::index::BATCH_MAX;
-use crate::key::Digest;
+use crate::key::{Digest, DigestMap};
 use crate::record::Record;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, poll_once};
@@ -48,6 +49,7 @@ impl Core {
         // Claims that are not in `results` yet: dropped in here they are given back, for nobody
         // saw them.
         let mut granting = Vec::with_capacity(missed);
+        let leaders = leaders(requests, &digests);
         let started = |BeginRequest { key, fingerprint },
                        digest: Option<Digest>,
                        mut queue_timeout: QueueTimeout| async move {
@@ -55,10 +57,9 @@ impl Core {
             self.health.check()?;
             self.start(member, handle, &KeyRef { scope, key, digest }, fingerprint, &mut queue_timeout).await
         };
-        for (at, ((request, digest), result)) in
-            requests.iter().zip(digests.iter().copied()).zip(&mut results).enumerate()
-        {
-            if result.is_some() {
+        let asked = requests.iter().zip(digests.iter().copied()).zip(&leaders);
+        for (at, (((request, digest), leader), result)) in asked.zip(&mut results).enumerate() {
+            if result.is_some() || *leader != at {
                 continue;
             }
             let mut call = spare.take().unwrap_or_else(|| Box::pin(None));
@@ -73,14 +74,13 @@ impl Core {
             }
         }
         // One for the batch: what its members wait for runs at the same time.
-        let (mut queue_timeout, mut twins) = (QueueTimeout::new(self.options.queue_timeout), Vec::new());
-        let mut refusals = Refusals { scope, requests, told: vec![false; requests.len()] };
+        let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
+        let mut answers = Answers { scope, requests, leaders, told: vec![false; requests.len()] };
         loop {
             self.begin_waiting(caller, &mut queue_timeout, &mut waiting, &mut results, &mut granting).await;
-            note_twins(&results, &granting, &mut twins);
             self.settle_all(caller, &mut results, &mut granting).await;
             self.tell_of_grants(&results, &mut granting, watch.as_ref());
-            refusals.tell(self, &mut results, &twins);
+            answers.tell(self, &mut results, &granting);
             let lost = self.take_lost(&results, &mut granting);
             if lost.is_empty() {
                 break;
@@ -101,8 +101,8 @@ impl Core {
                 }
             }
         }
-        self.arrive_all(&mut results, granting, twins, queue_timeout.span());
-        refusals.tell(self, &mut results, &[]);
+        self.arrive_all(&mut results, granting, queue_timeout.span());
+        answers.tell(self, &mut results, &[]);
         results.into_iter().map(answered).collect()
     }
 
@@ -141,7 +141,6 @@ impl Core {
         &self,
         results: &mut [Option<Result<Begin, BeginError>>],
         granting: Vec<(usize, PendingGrant)>,
-        twins: Vec<(usize, usize)>,
         waited: Duration,
     ) {
         for (at, mut granting) in granting {
@@ -155,7 +154,6 @@ impl Core {
                 Err(failed) => Err(failed.into()),
             });
         }
-        tell_twins(results, twins);
     }
 
     /// Begins the calls that wait for a place in the queue or for log space.
@@ -276,39 +274,95 @@ impl Core {
     }
 }
 
-/// The refusals of a batch, each told once.
-struct Refusals<'a> {
+/// What is told of the answers of a batch, apart from replays from memory and grants.
+struct Answers<'a> {
     scope: &'a ScopeInner,
     requests: &'a [BeginRequest<'a>],
+    leaders: Vec<usize>,
+    /// Refusals: each is told once.
     told: Vec<bool>,
 }
 
-impl Refusals<'_> {
-    /// Counts refusals that are new, and tells the observer: also those of twins, whose first
-    /// request will have the claim.
+impl Answers<'_> {
+    /// Counts refusals that are new, and tells the observer; also answers twins.
     fn tell(
         &mut self,
         core: &Core,
         results: &mut [Option<Result<Begin, BeginError>>],
-        twins: &[(usize, usize)],
+        granting: &[(usize, PendingGrant)],
     ) {
-        for &(at, first) in twins {
-            if let (Some(None), Some(told), Some(request)) =
-                (results.get(first), self.told.get_mut(at), self.requests.get(at))
-                && !std::mem::replace(told, true)
-            {
-                core.refused(self.scope, request.key, BeginError::DuplicateInBatch { first });
-            }
-        }
-        for ((result, told), request) in results.iter_mut().zip(&mut self.told).zip(self.requests) {
+        self.answer_twins(core, results, granting);
+        for ((result, told), request) in results.iter().zip(&mut self.told).zip(self.requests) {
             if let Some(Err(error)) = result
                 && !std::mem::replace(told, true)
             {
-                let refused = core.refused(self.scope, request.key, error.clone());
-                *error = refused;
+                core.counters.count_refusal(error);
+                core.options.hooks.refused(self.scope, request.key, error);
             }
         }
     }
+
+    /// Answers the requests for the same as one before them in the batch, as that one is answered.
+    /// If it was granted they are refused: they must not wait for the caller's own claim. That
+    /// answer stands, also if the grant is lost on its last steps and its request begins again.
+    fn answer_twins(
+        &self,
+        core: &Core,
+        results: &mut [Option<Result<Begin, BeginError>>],
+        granting: &[(usize, PendingGrant)],
+    ) {
+        let mut granted = None;
+        for (at, &first) in self.leaders.iter().enumerate() {
+            if first == at || !matches!(results.get(at), Some(None)) {
+                continue;
+            }
+            let answer = match results.get(first) {
+                Some(Some(Ok(Begin::InFlight(pending)))) => {
+                    core.count_waited(pending.of());
+                    Ok(Begin::InFlight(pending.clone()))
+                }
+                Some(Some(Ok(Begin::Done(record)))) => {
+                    core.index.count_replayed(record.digest());
+                    core.options.hooks.call(|observer| observer.replayed(record));
+                    Ok(Begin::Done(record.clone()))
+                }
+                Some(Some(Err(error))) => Err(error.clone()),
+                Some(Some(Ok(Begin::Fresh(claim)))) => {
+                    core.count_waited(claim.of());
+                    Err(BeginError::DuplicateInBatch { first })
+                }
+                Some(None) | None => {
+                    let granted: &HashMap<_, _> = granted
+                        .get_or_insert_with(|| granting.iter().map(|(at, grant)| (*at, grant)).collect());
+                    // A grant that was lost begins again.
+                    let grant = granted.get(&first).filter(|grant| !grant.is_lost(core));
+                    let Some(attempt) = grant.and_then(|grant| grant.attempt()) else { continue };
+                    core.count_waited(attempt);
+                    Err(BeginError::DuplicateInBatch { first })
+                }
+            };
+            if let Some(result) = results.get_mut(at) {
+                *result = Some(answer);
+            }
+        }
+    }
+}
+
+/// For each request the first in the batch with its key and fingerprint. Only that one begins; the
+/// others are its twins.
+fn leaders(requests: &[BeginRequest<'_>], digests: &[Option<Digest>]) -> Vec<usize> {
+    let mut of_keys = DigestMap::with_capacity_and_hasher(requests.len(), BuildHasherDefault::default());
+    let mut of_others = HashMap::new();
+    let asked = requests.iter().zip(digests).enumerate();
+    let leaders = asked.map(|(at, (request, digest))| {
+        let Some(digest) = *digest else { return at };
+        let (first, of_first) = *of_keys.entry(digest).or_insert((at, request.fingerprint));
+        if of_first == request.fingerprint {
+            return first;
+        }
+        *of_others.entry((digest, request.fingerprint)).or_insert(at)
+    });
+    leaders.collect()
 }
 
 /// Notes the result of a call of a batch.
@@ -325,48 +379,13 @@ fn note(
     }
 }
 
-/// Notes the requests that found a claim of this batch in flight, each with the position of the
-/// request that was granted that claim.
-fn note_twins(
-    results: &[Option<Result<Begin, BeginError>>],
-    granting: &[(usize, PendingGrant)],
-    twins: &mut Vec<(usize, usize)>,
-) {
-    let mut granted = None;
-    for (at, result) in results.iter().enumerate() {
-        let Some(Ok(Begin::InFlight(pending))) = result else { continue };
-        let granted: &HashMap<_, _> =
-            granted.get_or_insert_with(|| granting.iter().map(|(at, claim)| (claim.digest(), *at)).collect());
-        twins.extend(granted.get(&Some(pending.digest())).map(|first| (at, *first)));
-    }
-}
-
-/// Answers the requests for keys of others in the batch as the first of each was answered. Where
-/// that one has the claim they are refused: they must not wait for the caller's own claim.
-fn tell_twins(results: &mut [Option<Result<Begin, BeginError>>], twins: Vec<(usize, usize)>) {
-    for (at, first) in twins {
-        let answer = match results.get(first) {
-            Some(Some(Ok(Begin::Fresh(_)))) => Err(BeginError::DuplicateInBatch { first }),
-            // Its grant was withdrawn, and it began again.
-            Some(Some(Ok(Begin::InFlight(pending)))) => Ok(Begin::InFlight(pending.clone())),
-            Some(Some(Ok(Begin::Done(record)))) => Ok(Begin::Done(record.clone())),
-            Some(Some(Err(error))) => Err(error.clone()),
-            Some(None) | None => unreachable!("every call has an answer"),
-        };
-        if let Some(result) = results.get_mut(at) {
-            *result = Some(answer);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
     use std::task::{Context, Waker};
 
     use super::*;
-    use crate::Engine;
-    use crate::Fingerprint;
+    use crate::{Engine, Fingerprint};
 
     fn request() -> Fingerprint {
         Fingerprint::of("request")

@@ -209,7 +209,7 @@ impl Core {
     }
 
     /// Counts a begin that found another's claim, and tells the observer.
-    fn count_waited(&self, attempt: &Attempt) {
+    pub(super) fn count_waited(&self, attempt: &Attempt) {
         self.index.count_waited(attempt.digest);
         self.options.hooks.in_flight(attempt);
     }

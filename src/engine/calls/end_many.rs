@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Deadline;
+use crate::engine::common::answer::Untold;
 use crate::engine::common::end_request::NewResult;
 use crate::engine::file::pending_end::PendingEnd;
 use crate::error::EndError;
@@ -28,14 +29,17 @@ impl PendingEnd {
         caller: Caller,
         ends: Vec<Self>,
         queue_timeout: Duration,
-    ) -> Vec<Result<Option<Record>, EndError>> {
+    ) -> Vec<Result<Untold<Option<Record>>, EndError>> {
         let mut results: Vec<_> = ends.iter().map(|_| None).collect();
         let mut waiting = Vec::new();
         for (end, result) in ends.into_iter().zip(&mut results) {
-            if end.waits() {
-                waiting.push((end, result));
-            } else {
-                *result = Some(end.acknowledged(caller).await);
+            match end {
+                Self::Waits(..) => waiting.push((end, result)),
+                // In place: a future would move each end twice more.
+                Self::Queued(queued) if caller == Caller::Thread => *result = Some(queued.wait()),
+                Self::Queued(_) | Self::Released | Self::Superseded(..) | Self::Refused(_) => {
+                    *result = Some(end.acknowledged(caller).await);
+                }
             }
         }
         let deadline = Deadline::after(queue_timeout);

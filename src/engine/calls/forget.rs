@@ -4,6 +4,7 @@ use super::lookup::Lookup;
 use crate::attempt::Attempt;
 use crate::clock::QueueTimeout;
 use crate::codec::ENTRY_OVERHEAD_MAX;
+use crate::engine::common::answer::Untold;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::{KeyRef, ScopeInner};
 use crate::engine::core::Core;
@@ -31,7 +32,7 @@ impl Core {
         scope: &ScopeInner,
         key: &[u8],
         only: Option<Fence>,
-    ) -> Result<bool, ForgetError> {
+    ) -> Result<Untold<bool>, ForgetError> {
         let digest = scope.digest(key).map_err(ReadError::Key)?;
         let asked = &KeyRef { scope, key, digest };
         self.health.check().map_err(ReadError::from)?;
@@ -53,19 +54,19 @@ impl Core {
                     self.lapse(&attempt)?;
                 }
                 (Decision::Become(_), Lookup::Record(record)) if is_other(record.fence()) => {
-                    return Ok(false);
+                    return Ok(Untold::new(false));
                 }
                 // An interruption is named by the fence that callers are shown, which is not that
                 // of a later attempt that left it standing.
                 (_, Lookup::Slot(Slot::Interrupted(attempt)))
                     if is_other(attempt.as_earlier().info.fence) =>
                 {
-                    return Ok(false);
+                    return Ok(Untold::new(false));
                 }
                 (Decision::Become(_), Lookup::Record(record)) => {
                     let doomed = Doomed::Record(record);
                     if self.forget_one(caller, &doomed, true, &mut queue_timeout).await? {
-                        return Ok(true);
+                        return Ok(Untold::new(true));
                     }
                 }
                 // Where its time is over, its row is on disk all the same, and the next opening
@@ -74,7 +75,7 @@ impl Core {
                     let is_known = decision.becomes().is_some();
                     let doomed = Doomed::Interrupted(attempt);
                     if self.forget_one(caller, &doomed, is_known, &mut queue_timeout).await? {
-                        return Ok(is_known);
+                        return Ok(Untold::new(is_known));
                     }
                 }
                 (
@@ -88,7 +89,7 @@ impl Core {
                     | Decision::Unresolved
                     | Decision::Superseded,
                     _,
-                ) => return Ok(false),
+                ) => return Ok(Untold::new(false)),
             }
         }
     }
@@ -121,7 +122,7 @@ impl Core {
         // The key's state changes in the step that queues the entry. Between two steps the key
         // could be vacated, begun and completed, and the entry would then destroy that result.
         let doom = |_: &mut _| self.doom(&attempt, doomed);
-        let entries = [(entry.as_slice(), record)];
+        let entries = [(&*entry, record)];
         let Some(mut ticket) = self.commit.append_if(caller, entries, &mut reservation, doom)? else {
             return Ok(false);
         };

@@ -16,7 +16,7 @@ impl Core {
         // looked at again.
         let is_known = self.lapse(attempt).is_ok();
         // It may have been renewed since it was taken from those that are watched.
-        if is_known {
+        if is_known && !self.health.is_forked() {
             self.watch(attempt);
         }
     }
@@ -46,7 +46,8 @@ impl Core {
             self.drop_detached(attempt);
             attempt.end(Ended::Interrupted);
         }
-        if interrupting == Interrupting::Done {
+        // A task that waited may have forked: the parent tells of it.
+        if interrupting == Interrupting::Done && !self.health.is_forked() {
             self.tell_of_interruption(attempt, Cause::Lease);
         }
         Ok(())

@@ -13,8 +13,8 @@ use crate::index::Slot;
 use crate::sync::Arc;
 
 impl Core {
-    /// The list, oldest first. It takes memory only for its entries, and holds each shard's lock
-    /// only while it reads that shard.
+    /// The list, oldest first. It takes memory only for its entries, and holds a shard's lock for
+    /// some cells at a time.
     pub(in crate::engine) fn list(&self, request: &ListRequest) -> Result<Vec<OpenKey>, ReadError> {
         self.health.check()?;
         // A claim is judged by the time before the look; see `Core::status_of`.

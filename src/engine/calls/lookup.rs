@@ -281,6 +281,7 @@ pub(in crate::engine) mod tests {
     use crate::Claim;
     use crate::Engine;
     use crate::Fingerprint;
+    use crate::index::WalkPlace;
     use crate::sim::ManualClock;
     use crate::sim::SimDisk;
 
@@ -321,7 +322,8 @@ pub(in crate::engine) mod tests {
         let claim = claim(&engine, "key");
         let (before, digest) = (core.clock.now(), scope.digest(b"key").unwrap());
         let found = block(core.find(Caller::Thread, &KeyRef { scope, key: b"key", digest }, before)).unwrap();
-        let mut entries = core.index.snapshot(core.index.shard_of(digest)).into_iter();
+        let mut entries =
+            core.index.snapshot(core.index.shard_of(digest), WalkPlace::default()).0.into_iter();
         claim.complete("reply").unwrap();
         clock.advance(lease);
         assert!(matches!(core.status_of(found, before), Some(Status::InFlight(_))));

@@ -5,6 +5,7 @@
 //! by the drop of its own future, by a thread that finds its lease over, or by a close.
 //! [`Attempt::deliver`](crate::attempt::Attempt::deliver) lets only one of them decide.
 
+use crate::attempt::Attempt;
 use crate::clock::{QueueTimeout, Stopwatch};
 use crate::commit::Ticket;
 use crate::engine::core::Core;
@@ -12,7 +13,6 @@ use crate::engine::core::log_record::LogRecord;
 use crate::engine::file::claim::FileClaim;
 use crate::error::{CommitError, Failure};
 use crate::index::Slot;
-use crate::key::Digest;
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 
@@ -92,9 +92,9 @@ impl PendingGrant {
         }
     }
 
-    /// The claim's key; `None` once the grant was withdrawn.
-    pub(super) fn digest(&self) -> Option<Digest> {
-        self.claim.as_ref().map(|claim| claim.of().digest)
+    /// The attempt; `None` once the caller has the claim, or the grant was withdrawn.
+    pub(super) fn attempt(&self) -> Option<&Attempt> {
+        self.claim.as_ref().map(|claim| &**claim.of())
     }
 
     /// Whether no claim arrives: the grant was withdrawn, or its lease ran out on the way.

@@ -35,7 +35,7 @@ impl FileClaim {
         // The lease starts here, and not after the wait for room.
         let until = core.clock.now().saturating_add(lease);
         let hand_over = HandOver { until, opening: core.opening };
-        let record = LogRecord::Detached(NotedClaim::Live(Arc::clone(&attempt)), hand_over);
+        let record = LogRecord::Detached(NotedClaim::Live(Arc::clone(&attempt)), Box::new(hand_over));
         match self.note(caller, record, |attempt, _now| attempt.detach(hand_over)).await {
             Ok(mut ticket) => {
                 // Nobody holds the claim from here on.

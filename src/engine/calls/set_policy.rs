@@ -33,7 +33,7 @@ impl Core {
         let cost = entry_bytes_max(entry.len()) as u64;
         let mut reservation = self.reserve(caller, cost).await?;
         // It stands over any earlier declaration.
-        let entries = [(entry.as_slice(), record)];
+        let entries = [(&*entry, record)];
         let ticket = self.commit.append_if(caller, entries, &mut reservation, |_| true)?;
         let Some(mut ticket) = ticket else { unreachable!("it was not asked") };
         place.keep();

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::engine::common::counters::Counters;
 use crate::engine::core::Core;
 use crate::engine::handles::stats::{BusyStats, Stats};
 use crate::sync::{AtomicU64, Ordering};
@@ -48,7 +47,7 @@ impl Core {
             reused: load(&self.counters.reused),
             too_late: load(&self.counters.too_late),
             unresolved: load(&self.counters.unresolved),
-            busy: busy(&self.counters),
+            busy: BusyStats::of(&self.counters),
             refused: load(&self.counters.refused),
             resolved: load(&self.counters.resolved),
             token_claims: load(&self.counters.token_claims),
@@ -79,17 +78,5 @@ impl Core {
             expired: load(&self.counters.expired),
             reclaimed_blocks: load(&self.counters.reclaimed_blocks),
         }
-    }
-}
-
-fn busy(counters: &Counters) -> BusyStats {
-    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    BusyStats {
-        queue_full: load(&counters.busy_queue_full),
-        claims: load(&counters.busy_claims),
-        waiters: load(&counters.busy_waiters),
-        progress_bytes: load(&counters.busy_progress_bytes),
-        disk_full: load(&counters.busy_disk_full),
-        file_not_ready: load(&counters.busy_file_not_ready),
     }
 }

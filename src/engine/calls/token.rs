@@ -34,7 +34,7 @@ impl Core {
     ) {
         let Some(hand_over) = attempt.detached().filter(|hand_over| hand_over.until > now) else { return };
         let revoked = HandOver { until: HandOver::REVOKED, ..hand_over };
-        let record = LogRecord::Detached(NotedClaim::Live(Arc::clone(attempt)), revoked);
+        let record = LogRecord::Detached(NotedClaim::Live(Arc::clone(attempt)), Box::new(revoked));
         let entry = record.encoded();
         // Behind the intent of a later claim it would be the last word on the key.
         let is_current = |_: &mut _| matches!(self.index.get(attempt.digest), Slot::Interrupted(current) if Arc::ptr_eq(&current, attempt));

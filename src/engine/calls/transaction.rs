@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::attempt::{Attempt, Ended};
+use crate::engine::common::answer::Untold;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::NewResult;
 use crate::engine::common::running::RunningMark;
@@ -70,7 +71,7 @@ impl FileClaim {
     pub(in crate::engine) fn complete_in<B: AsRef<[u8]>, E>(
         self,
         work: impl FnOnce(&Tables<'_>) -> Result<B, E>,
-    ) -> Result<Record, CompleteInError<E>> {
+    ) -> Result<Untold<Record>, CompleteInError<E>> {
         let handle = self.handle();
         let core = handle.core();
         if let Err(reason) = core.ready_for_transaction() {
@@ -86,6 +87,13 @@ impl FileClaim {
             Ok(begun) => begun,
             Err(error) => return Err(self.back(error.into())),
         };
+        // The lock may have been another's for longer than the lease, and a slow disk may have held
+        // up the transaction.
+        if !core.is_good(self.of()) {
+            core.undo(begun);
+            drop(maintenance);
+            return Err(self.came_too_late());
+        }
         // redb can't abort while a panic goes through it. The body that `work` gives is foreign
         // code as well.
         let (kept, tables) = (&mut body, begun.tables());
@@ -134,7 +142,7 @@ impl FileClaim {
         maintenance: MaintenanceGuard<'_>,
         begun: OpenTransaction,
         given: NewResult<'_>,
-    ) -> Result<Record, CompleteInError<E>> {
+    ) -> Result<Untold<Record>, CompleteInError<E>> {
         let (handle, attempt) = (self.handle(), Arc::clone(self.of()));
         let unwinding = FailOnUnwind(handle.core(), &attempt);
         let committed = handle.core().or_poison(|| self.commit_alone(maintenance, begun, given));
@@ -147,7 +155,7 @@ impl FileClaim {
         maintenance: MaintenanceGuard<'_>,
         begun: OpenTransaction,
         given: NewResult<'_>,
-    ) -> Result<Record, CompleteInError<E>> {
+    ) -> Result<Untold<Record>, CompleteInError<E>> {
         let handle = self.handle();
         let core = handle.core();
         if let Err(error) = self.check(given) {
@@ -157,8 +165,7 @@ impl FileClaim {
         if self.start_ending().is_none() {
             core.undo(begun);
             drop(maintenance);
-            let superseded = block(core.superseded(Caller::Thread, self.of()));
-            return Err(EndError::new(superseded, None).into());
+            return Err(self.came_too_late());
         }
         // The worker needs no maintenance lock to notice that a file was taken away. A close does
         // need it: one that began meanwhile lets the work end.
@@ -180,7 +187,7 @@ impl FileClaim {
                 self.permit.leave();
                 waiters.tell();
                 self.count_outcome(&record);
-                Ok(record)
+                Ok(Untold::new(record))
             }
             Err(error) => {
                 let reason = self.not_stored(error);
@@ -198,6 +205,8 @@ impl FileClaim {
                 self.undo_end();
                 return ClaimError::TransactionPoisoned;
             }
+            // The end is the parent's.
+            StoreError::Failed(Failure::Forked) => {}
             StoreError::Failed(failure) => {
                 // Whether it is there, only the next opening can tell.
                 self.core().leases.forget(self.of());
@@ -205,6 +214,12 @@ impl FileClaim {
             }
         }
         self.core().store_refused(error).into()
+    }
+
+    /// The error of a completion whose claim is superseded.
+    fn came_too_late<E>(self) -> CompleteInError<E> {
+        let superseded = block(self.core().superseded(Caller::Thread, self.of()));
+        EndError::new(superseded, None).into()
     }
 
     fn back<E>(self, reason: ClaimError) -> CompleteInError<E> {

@@ -76,7 +76,7 @@ impl Core {
     }
 
     /// Why the holder of a claim can't end it any more, once that is so; `None` when the deadline
-    /// passes first.
+    /// passes first, or when the holder drops the claim.
     #[cfg(feature = "http")]
     pub(in crate::engine) async fn lost(
         &self,
@@ -86,6 +86,7 @@ impl Core {
         let ended = pin!(attempt.ended(|| self.health.is_forked()));
         Some(match self.timers.timeout(deadline, ended).await? {
             Ended::Done(record) => ClaimError::Superseded(Box::new(Status::Done(record))),
+            Ended::Interrupted if !self.is_too_late(attempt) => return None,
             Ended::Vacated | Ended::Interrupted => self.superseded(Caller::Task, attempt).await,
             Ended::Failed(failure) => CommitError::Failed(*failure).into(),
             Ended::Closed => CommitError::Closed.into(),

@@ -30,11 +30,7 @@ impl Core {
         // In the step that queues the entry: an intent that is queued later than this is not
         // queued at all.
         let take = |reservation: &mut _| self.take_back(attempt, reservation, is_due);
-        if self
-            .commit
-            .append_if(Caller::Task, [(entry.as_slice(), record)], &mut reservation, take)?
-            .is_some()
-        {
+        if self.commit.append_if(Caller::Task, [(&*entry, record)], &mut reservation, take)?.is_some() {
             self.leases.forget(attempt);
         }
         Ok(())

@@ -56,11 +56,7 @@ impl Limits {
 
     /// Takes a place among the calls that wait for claims of others.
     pub(crate) fn wait(&self) -> Result<Waiter<'_>, BeginError> {
-        let max = self.max_waiters;
-        if !count_one_more(&self.waiters, max) {
-            return Err(BeginError::Busy(Busy::TooManyWaiters { max }));
-        }
-        Ok(Waiter(&self.waiters))
+        Waiter::within(&self.waiters, self.max_waiters)
     }
 
     /// Progress to be saved, if its memory is within the limit.
@@ -94,6 +90,15 @@ fn count_one_more(count: &AtomicUsize, max: usize) -> bool {
 pub(crate) struct Waiter<'a>(&'a AtomicUsize);
 
 impl<'a> Waiter<'a> {
+    /// One more, if the limit is not reached.
+    pub(crate) fn within(count: &'a AtomicUsize, max: usize) -> Result<Self, BeginError> {
+        if count_one_more(count, max) {
+            Ok(Self(count))
+        } else {
+            Err(BeginError::Busy(Busy::TooManyWaiters { max }))
+        }
+    }
+
     /// One more.
     pub(crate) fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! Common: what every core uses. It knows no log, no store and no place on disk.
 
+pub(crate) mod answer;
 pub(crate) mod completion;
 pub(crate) mod counters;
 pub(crate) mod end_request;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use crate::error::{BeginError, Busy};
+use crate::fork::Origin;
 use crate::policy::Policy;
 use crate::sync::{AtomicU64, Mutex, Ordering, RwLock};
 
@@ -90,7 +91,7 @@ impl Policies {
             return None;
         }
         *declaring.entry(scope.into()).or_default() += 1;
-        Some(PolicySlot { policies: self, scope: Some(scope.into()) })
+        Some(PolicySlot { policies: self, scope: Some(scope.into()), origin: Origin::here() })
     }
 
     pub(crate) fn declared(&self) -> Vec<(Box<[u8]>, Policy)> {
@@ -116,6 +117,35 @@ impl Policies {
         }
         enter_engine()?;
         *in_flight.entry(scope.into()).or_default() += 1;
+        Ok(true)
+    }
+
+    /// Counts a claim under another policy than before, where `is_counted` says whether the scope
+    /// counts it already; `false` if the new policy has no limit. One that is refused is counted no
+    /// more: of two that a lower limit finds in line, the second would be refused for the first.
+    pub(crate) fn count_again(
+        &self,
+        scope: &[u8],
+        policy: &Policy,
+        is_counted: bool,
+    ) -> Result<bool, BeginError> {
+        let mut in_flight = self.in_flight.lock();
+        let Some(max) = policy.max_in_flight else {
+            if is_counted {
+                drop_one(&mut in_flight, scope);
+            }
+            return Ok(false);
+        };
+        let others = in_flight.get(scope).map_or(0, |count| *count - u32::from(is_counted));
+        if others >= max {
+            if is_counted {
+                drop_one(&mut in_flight, scope);
+            }
+            return Err(BeginError::Busy(Busy::TooManyClaims { max: max as usize }));
+        }
+        if !is_counted {
+            *in_flight.entry(scope.into()).or_default() += 1;
+        }
         Ok(true)
     }
 
@@ -151,6 +181,8 @@ pub(crate) struct PolicySlot<'a> {
     policies: &'a Policies,
     /// `None` once it is kept.
     scope: Option<Box<[u8]>>,
+    /// In a forked child the lock may be held for ever.
+    origin: Origin,
 }
 
 impl PolicySlot<'_> {
@@ -162,7 +194,7 @@ impl PolicySlot<'_> {
 
 impl Drop for PolicySlot<'_> {
     fn drop(&mut self) {
-        if let Some(scope) = &self.scope {
+        if let Some(scope) = self.scope.as_deref().filter(|_| !self.origin.is_elsewhere()) {
             drop_one(&mut self.policies.declaring.lock(), scope);
         }
     }
@@ -191,6 +223,32 @@ mod tests {
         assert!(policies.enter(b"a", &limited, engine_is_full).is_err());
         assert_eq!(enter(b"a", &limited), Some(true));
         assert_eq!(policies.declared(), [(b"a".as_slice().into(), limited)]);
+    }
+
+    #[test]
+    fn of_two_that_wait_while_the_limit_is_lowered_one_keeps_its_place() {
+        let policies = Policies::new(Policy::default());
+        let [two, one] = [2, 1].map(|max| Policy::default().max_in_flight(max));
+        for _ in 0..2 {
+            assert_eq!(policies.enter(b"a", &two, || Ok(())).ok(), Some(true));
+        }
+        assert!(policies.count_again(b"a", &one, true).is_err());
+        assert_eq!(policies.count_again(b"a", &one, true).ok(), Some(true));
+        // One that was not counted finds that place taken, and leaves it.
+        assert!(policies.count_again(b"a", &one, false).is_err());
+        policies.leave(b"a");
+        assert!(policies.in_flight.lock().is_empty());
+    }
+
+    #[test]
+    fn a_declaration_that_a_forked_child_drops_takes_no_lock() {
+        let policies = Policies::new(Policy::default());
+        for (origin, left) in [(Origin::here(), 0), (Origin::of_another(), 1)] {
+            let mut slot = policies.enter_declared(b"a").unwrap();
+            slot.origin = origin;
+            drop(slot);
+            assert_eq!(policies.declaring.lock().len(), left);
+        }
     }
 
     #[cfg(feature = "sim")]

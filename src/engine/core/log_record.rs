@@ -5,7 +5,8 @@ use crate::Timestamp;
 use crate::attempt::progress::{Budget, Progress};
 use crate::attempt::{Attempt, AttemptParts, HandOver};
 use crate::codec::{
-    BadBytes, CompletionRow, DetachedRow, Entry, IntentRow, ProgressRow, ScopeRow, VacatedRow, check_names,
+    BadBytes, CompletionRow, DetachedRow, EncodedEntry, Entry, IntentRow, ProgressRow, ScopeRow, VacatedRow,
+    check_names,
 };
 use crate::key::Digest;
 use crate::policy::Policy;
@@ -29,9 +30,10 @@ pub(crate) enum LogRecord {
     Returned(Arc<Attempt>, Timestamp),
     /// The progress of a claim was saved.
     Progress(NotedClaim, Progress),
-    /// A claim was handed over as a token.
-    Detached(NotedClaim, HandOver),
-    /// A scope was given a policy. Boxed, so that the other variants stay small.
+    /// A claim was handed over as a token. Boxed, so that the other variants stay small: each is
+    /// moved several times on its way through the log.
+    Detached(NotedClaim, Box<HandOver>),
+    /// A scope was given a policy. Boxed for the same reason.
     PolicySet(Box<(Box<[u8]>, Policy)>),
     /// Time went by.
     Mark,
@@ -44,21 +46,21 @@ pub(crate) enum NotedClaim {
     /// change, and its grant may be queued before this record is applied.
     Live(Arc<Attempt>),
     /// The record comes from the log. The attempt changes when the record is applied.
-    Replayed(Digest, Fence),
+    Replayed(Box<(Digest, Fence)>),
 }
 
 impl NotedClaim {
     fn digest(&self) -> Digest {
         match self {
             Self::Live(attempt) => attempt.digest,
-            Self::Replayed(digest, _) => *digest,
+            Self::Replayed(of) => of.0,
         }
     }
 
     fn fence(&self) -> Fence {
         match self {
             Self::Live(attempt) => attempt.fence,
-            Self::Replayed(_, fence) => *fence,
+            Self::Replayed(of) => of.1,
         }
     }
 }
@@ -83,7 +85,7 @@ impl LogRecord {
     }
 
     /// Its bytes in the log.
-    pub(in crate::engine) fn encoded(&self) -> Vec<u8> {
+    pub(in crate::engine) fn encoded(&self) -> EncodedEntry {
         match self {
             Self::Granted(attempt) => Entry::Intent(attempt.intent()),
             Self::Completed(_, record) => {
@@ -116,7 +118,8 @@ impl LogRecord {
 
     /// Decodes an entry of the log.
     pub(in crate::engine) fn replayed(entry: Entry<'_>, budget: &Arc<Budget>) -> Result<Self, BadBytes> {
-        let noted = |digest, fence| NotedClaim::Replayed(Digest::from_u128(digest), Fence::new(fence));
+        let noted =
+            |digest, fence| NotedClaim::Replayed(Box::new((Digest::from_u128(digest), Fence::new(fence))));
         Ok(match entry {
             Entry::Intent(row) => Self::Granted(claim_of(&row)?),
             Entry::Returned(row, since) => Self::Returned(claim_of(&row)?, Timestamp::from_millis(since)),
@@ -138,7 +141,7 @@ impl LogRecord {
             }
             Entry::Detached(row) => {
                 let hand_over = HandOver::from_row((row.until_ms, row.opening));
-                Self::Detached(noted(row.digest, row.fence), hand_over)
+                Self::Detached(noted(row.digest, row.fence), Box::new(hand_over))
             }
             Entry::PolicySet(row) => {
                 Self::PolicySet(Box::new((row.name.into(), Policy::from_row(&row.policy)?)))
@@ -150,4 +153,14 @@ impl LogRecord {
 fn claim_of(row: &IntentRow<'_>) -> Result<Arc<Attempt>, BadBytes> {
     check_names(row.scope, row.key)?;
     Ok(Arc::new(Attempt::from_intent(row)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_small_for_it_is_moved_often() {
+        assert!(size_of::<LogRecord>() <= 32);
+    }
 }

@@ -55,6 +55,7 @@ pub struct Options {
     pub(crate) entropy: Entropy,
     pub(crate) workers: bool,
     pub(crate) read_only: bool,
+    pub(crate) existing: bool,
 }
 
 pub(super) const MIB: usize = 1 << 20;
@@ -89,6 +90,7 @@ impl Default for Options {
             entropy: Entropy::System,
             workers: true,
             read_only: false,
+            existing: false,
         }
     }
 }
@@ -327,6 +329,25 @@ impl Options {
     /// ```
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
+        self
+    }
+
+    /// Opens a file that is there, and makes none. Without this, an opening makes a file where
+    /// there is none.
+    ///
+    /// For a service that has had its file for some time, and for tools. A new file in the place of
+    /// one that was moved, or whose mount is missing, knows nothing of what was done.
+    ///
+    /// ```
+    /// # use idemkv::{Engine, OpenError};
+    /// # let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("x.idem");
+    /// assert!(matches!(Engine::options().existing().open(&path), Err(OpenError::Io(_))));
+    /// assert!(!path.exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn existing(mut self) -> Self {
+        self.existing = true;
         self
     }
 }

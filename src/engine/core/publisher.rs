@@ -268,7 +268,7 @@ impl Publisher {
             LogRecord::Progress(claim, progress) => {
                 self.note(claim, |attempt| attempt.set_progress(progress.clone()))
             }
-            LogRecord::Detached(claim, hand_over) => self.note(claim, |attempt| attempt.detach(*hand_over)),
+            LogRecord::Detached(claim, hand_over) => self.note(claim, |attempt| attempt.detach(**hand_over)),
             LogRecord::PolicySet(_) | LogRecord::Mark => None,
         }
     }
@@ -285,8 +285,8 @@ impl Publisher {
             NotedClaim::Live(attempt) => self.index.change(attempt.digest, |slot| {
                 (Change::Keep, if is_last_in_log(slot) { word(attempt) } else { None })
             }),
-            NotedClaim::Replayed(digest, fence) => self.index.change(*digest, |slot| {
-                let decision = decide(slot.state(self.index.epoch()), Event::Noted { fence: *fence });
+            NotedClaim::Replayed(of) => self.index.change(of.0, |slot| {
+                let decision = decide(slot.state(self.index.epoch()), Event::Noted { fence: of.1 });
                 let Some(attempt) = slot.attempt().filter(|_| decision.becomes().is_some()) else {
                     return (Change::Keep, None);
                 };

@@ -1,6 +1,7 @@
 //! The engine's own threads. Each starts when it is first woken, so an idle engine has only its
 //! worker.
 
+use super::reads::READERS;
 use crate::commit::Threads;
 use crate::sync::{Arc, AtomicBool, JoinHandle, Mutex};
 use crate::task::notifier::{Listener, Notifier};
@@ -14,8 +15,9 @@ pub(in crate::engine) enum ThreadRole {
     Leader,
     /// Publishes while the leader writes the next group.
     Publisher,
-    /// Reads records for tasks.
-    Reader,
+    /// Reads records for tasks: the first of these, and the next where those before it are held up
+    /// by slow reads.
+    Reader(usize),
     /// Fires the deadlines of tasks, and interrupts claims whose lease has ended.
     Timekeeper,
 }
@@ -26,7 +28,7 @@ impl ThreadRole {
             Self::Worker => "idemkv-worker",
             Self::Leader => "idemkv-commit",
             Self::Publisher => "idemkv-publish",
-            Self::Reader => "idemkv-reads",
+            Self::Reader(_) => "idemkv-reads",
             Self::Timekeeper => "idemkv-timers",
         }
     }
@@ -37,7 +39,7 @@ pub(in crate::engine) struct Notifiers {
     pub(in crate::engine) worker: Notifier,
     pub(super) leader: Notifier,
     pub(super) publisher: Notifier,
-    pub(in crate::engine) reader: Notifier,
+    pub(in crate::engine) readers: Vec<Notifier>,
     pub(in crate::engine) timekeeper: Notifier,
     pub(in crate::engine) threads: EngineThreads,
 }
@@ -57,7 +59,7 @@ pub(crate) struct EngineThreads {
     worker: Arc<Listener>,
     leader: Arc<Listener>,
     publisher: Arc<Listener>,
-    reader: Arc<Listener>,
+    readers: Vec<Arc<Listener>>,
     timekeeper: Arc<Listener>,
     /// Held while a thread starts. A notifier is locked under it.
     pub(in crate::engine) started: Mutex<StartedThreads>,
@@ -75,19 +77,19 @@ pub(in crate::engine) struct StartedThreads {
 impl EngineThreads {
     /// Notifiers for threads that do not run yet.
     pub(in crate::engine) fn notifiers() -> Notifiers {
-        let (((worker, at_work), (leader, at_lead)), ((publisher, at_press), (reader, at_books))) =
-            ((Notifier::pair(), Notifier::pair()), (Notifier::pair(), Notifier::pair()));
-        let (timekeeper, at_clock) = Notifier::pair();
+        let ((worker, at_work), (leader, at_lead)) = (Notifier::pair(), Notifier::pair());
+        let ((publisher, at_press), (timekeeper, at_clock)) = (Notifier::pair(), Notifier::pair());
+        let (readers, at_books): (Vec<_>, Vec<_>) = (0..READERS).map(|_| Notifier::pair()).unzip();
         let threads = Self {
             worker: Arc::new(at_work),
             leader: Arc::new(at_lead),
             publisher: Arc::new(at_press),
-            reader: Arc::new(at_books),
+            readers: at_books.into_iter().map(Arc::new).collect(),
             timekeeper: Arc::new(at_clock),
             started: Mutex::default(),
             is_short: AtomicBool::new(false),
         };
-        Notifiers { worker, leader, publisher, reader, timekeeper, threads }
+        Notifiers { worker, leader, publisher, readers, timekeeper, threads }
     }
 
     pub(in crate::engine) fn listener(&self, role: ThreadRole) -> &Arc<Listener> {
@@ -95,7 +97,9 @@ impl EngineThreads {
             ThreadRole::Worker => &self.worker,
             ThreadRole::Leader => &self.leader,
             ThreadRole::Publisher => &self.publisher,
-            ThreadRole::Reader => &self.reader,
+            ThreadRole::Reader(number) => {
+                self.readers.get(number).unwrap_or_else(|| unreachable!("a file has {READERS} readers"))
+            }
             ThreadRole::Timekeeper => &self.timekeeper,
         }
     }

@@ -6,6 +6,7 @@ use super::claim::FileClaim;
 use super::handle::FileHandle;
 use crate::attempt::Attempt;
 use crate::commit::Ticket;
+use crate::engine::common::answer::Untold;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::NewResult;
 use crate::error::{ClaimError, CommitError, EndError};
@@ -40,11 +41,6 @@ pub(crate) struct QueuedEnd {
 }
 
 impl PendingEnd {
-    /// Whether it waits for log space.
-    pub(in crate::engine) fn waits(&self) -> bool {
-        matches!(self, Self::Waits(..))
-    }
-
     /// Gives back the log space that the claim does not need any more. The last step before a
     /// wait: it wakes tasks, and their code may fork.
     pub(in crate::engine) fn with_space_given_back(mut self) -> Self {
@@ -62,7 +58,7 @@ impl PendingEnd {
     }
 
     /// Waits until it may be acknowledged, as a thread.
-    pub(in crate::engine) fn wait(self) -> Result<Option<Record>, EndError> {
+    pub(in crate::engine) fn wait(self) -> Result<Untold<Option<Record>>, EndError> {
         match self {
             Self::Queued(queued) => queued.wait(),
             slow @ (Self::Waits(..) | Self::Released | Self::Superseded(..) | Self::Refused(_)) => {
@@ -72,7 +68,10 @@ impl PendingEnd {
     }
 
     /// Waits until it may be acknowledged.
-    pub(in crate::engine) async fn acknowledged(self, caller: Caller) -> Result<Option<Record>, EndError> {
+    pub(in crate::engine) async fn acknowledged(
+        self,
+        caller: Caller,
+    ) -> Result<Untold<Option<Record>>, EndError> {
         let ready = match self {
             Self::Waits(claim, outcome, body, completion) => {
                 let result = NewResult { outcome, body: &body, completion };
@@ -82,7 +81,7 @@ impl PendingEnd {
         };
         match ready {
             Self::Queued(queued) => queued.acknowledged(caller).await,
-            Self::Released => Ok(None),
+            Self::Released => Ok(Untold::new(None)),
             Self::Superseded(handle, attempt) => {
                 Err(EndError::new(handle.core().superseded(caller, &attempt).await, None))
             }
@@ -103,26 +102,26 @@ impl QueuedEnd {
     }
 
     /// Waits until it may be acknowledged, as a thread.
-    fn wait(self) -> Result<Option<Record>, EndError> {
+    pub(in crate::engine) fn wait(self) -> Result<Untold<Option<Record>>, EndError> {
         if self.is_awaited() {
             self.claim.core().commit.wait(&self.ticket).map_err(not_committed)?;
         }
-        Ok(self.record)
+        Ok(Untold::new(self.record))
     }
 
     /// Waits until it may be acknowledged.
-    async fn acknowledged(mut self, caller: Caller) -> Result<Option<Record>, EndError> {
+    async fn acknowledged(mut self, caller: Caller) -> Result<Untold<Option<Record>>, EndError> {
         if self.is_awaited() {
             self.claim.core().commit.settled(caller, &mut self.ticket).await.map_err(not_committed)?;
         }
-        Ok(self.record)
+        Ok(Untold::new(self.record))
     }
 
     /// Waits until it may be acknowledged, as a task. It has its record once.
     pub(in crate::engine) fn poll_acknowledged(
         &mut self,
         context: &Context<'_>,
-    ) -> Poll<Result<Option<Record>, EndError>> {
+    ) -> Poll<Result<Untold<Option<Record>>, EndError>> {
         if self.is_awaited() {
             let Self { claim, ticket, .. } = self;
             match claim.core().commit.poll_settled(ticket, context) {
@@ -130,7 +129,7 @@ impl QueuedEnd {
                 Poll::Ready(settled) => settled.map_err(not_committed)?,
             }
         }
-        Poll::Ready(Ok(self.record.take()))
+        Poll::Ready(Ok(Untold::new(self.record.take())))
     }
 }
 

@@ -61,17 +61,12 @@ impl Permit {
         Ok(permit)
     }
 
-    /// The same permit under another policy: the log space stays, and a new limit of the scope
-    /// counts the claim.
+    /// The same permit under another policy: the log space stays, and the claim counts against the
+    /// limit that its scope has now.
     pub(in crate::engine) fn under(mut self, scope: &[u8], policy: &Policy) -> Result<Self, BeginError> {
-        let is_counted = self.quota.place.scope.is_some();
-        if is_counted != policy.max_in_flight.is_some() {
-            let policies = &self.handle.core().policies;
-            self.quota.place.scope = policies.enter(scope, policy, || Ok(()))?.then(|| scope.into());
-            if is_counted {
-                policies.leave(scope);
-            }
-        }
+        let was_counted = self.quota.place.scope.take().is_some();
+        let is_counted = self.handle.core().policies.count_again(scope, policy, was_counted)?;
+        self.quota.place.scope = is_counted.then(|| scope.into());
         Ok(self)
     }
 

@@ -7,6 +7,9 @@ use std::time::Duration;
 use super::claim::{Claim, ClaimInner};
 use super::ends::stored;
 use super::engine::Engine;
+use crate::engine::common::answer::CallingProcess;
+#[cfg(feature = "postgres")]
+use crate::engine::common::answer::Untold;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::EndRequest;
 use crate::engine::common::request::CALLS_MAX;
@@ -143,8 +146,7 @@ impl Engine {
         &self,
         claims: Vec<(Claim, End<B>)>,
     ) -> Vec<Result<Option<Record>, EndError>> {
-        let ends = start_all(Caller::Thread, claims);
-        park_on(ends.acknowledged(Caller::Thread, self.handle.queue_timeout()))
+        self.end_all(claims.into_iter())
     }
 
     /// [`end_many`](Self::end_many) for tasks. Ends with bodies within
@@ -158,9 +160,7 @@ impl Engine {
         &self,
         claims: Vec<(Claim, End<B>)>,
     ) -> impl Future<Output = Vec<Result<Option<Record>, EndError>>> + Send + use<B> {
-        let ends = start_all(Caller::Task, claims);
-        ends.of_files.iter().for_each(PendingEnd::call_leader);
-        ends.acknowledged(Caller::Task, self.handle.queue_timeout())
+        self.end_all_async(claims.into_iter())
     }
 
     /// Completes all claims, as [`end_many`](Self::end_many) does.
@@ -170,7 +170,7 @@ impl Engine {
     /// As for [`end_many`](Self::end_many).
     #[must_use = "each claim has a result of its own"]
     pub fn complete_many<B: AsRef<[u8]>>(&self, claims: Vec<(Claim, B)>) -> Vec<Result<Record, EndError>> {
-        self.end_many(all_complete(claims)).into_iter().map(|ended| ended.map(stored)).collect()
+        self.end_all(all_complete(claims)).into_iter().map(|ended| ended.map(stored)).collect()
     }
 
     /// [`complete_many`](Self::complete_many) for tasks; see
@@ -183,17 +183,36 @@ impl Engine {
         &self,
         claims: Vec<(Claim, B)>,
     ) -> impl Future<Output = Vec<Result<Record, EndError>>> + Send + use<B> {
-        let ended = self.end_many_async(all_complete(claims));
+        let ended = self.end_all_async(all_complete(claims));
         async move { ended.await.into_iter().map(|ended| ended.map(stored)).collect() }
+    }
+
+    fn end_all<B: AsRef<[u8]>>(
+        &self,
+        claims: impl ExactSizeIterator<Item = (Claim, End<B>)>,
+    ) -> Vec<Result<Option<Record>, EndError>> {
+        let asked = CallingProcess::here();
+        let ends = start_all(Caller::Thread, claims);
+        park_on(ends.acknowledged(Caller::Thread, asked, self.handle.queue_timeout()))
+    }
+
+    fn end_all_async<B: AsRef<[u8]>, I: ExactSizeIterator<Item = (Claim, End<B>)>>(
+        &self,
+        claims: I,
+    ) -> impl Future<Output = Vec<Result<Option<Record>, EndError>>> + Send + use<B, I> {
+        let asked = CallingProcess::here();
+        let ends = start_all(Caller::Task, claims);
+        ends.of_files.iter().for_each(PendingEnd::call_leader);
+        ends.acknowledged(Caller::Task, asked, self.handle.queue_timeout())
     }
 }
 
-fn all_complete<B>(claims: Vec<(Claim, B)>) -> Vec<(Claim, End<B>)> {
-    claims.into_iter().map(|(claim, body)| (claim, End::complete(body))).collect()
+fn all_complete<B>(claims: Vec<(Claim, B)>) -> impl ExactSizeIterator<Item = (Claim, End<B>)> {
+    claims.into_iter().map(|(claim, body)| (claim, End::complete(body)))
 }
 
 #[cfg(feature = "postgres")]
-type SharedEnd = Pin<Box<dyn Future<Output = Result<Option<Record>, EndError>> + Send>>;
+type SharedEnd = Pin<Box<dyn Future<Output = Result<Untold<Option<Record>>, EndError>> + Send>>;
 
 /// Ends of claims that are on their way.
 #[derive(Default)]
@@ -208,6 +227,7 @@ impl Started {
     async fn acknowledged(
         mut self,
         caller: Caller,
+        asked: CallingProcess,
         queue_timeout: Duration,
     ) -> Vec<Result<Option<Record>, EndError>> {
         let of_files = std::mem::take(&mut self.of_files);
@@ -220,7 +240,8 @@ impl Started {
             }
             ended
         };
-        ended
+        // Once all are over: a later one may have run the code that forked.
+        ended.into_iter().map(|ended| asked.tell_end(ended)).collect()
     }
 }
 
@@ -233,9 +254,13 @@ impl Drop for Started {
 
 /// Queues all ends that need not wait for log space. No thread leads yet, so they share one
 /// commit.
-fn start_all<B: AsRef<[u8]>>(caller: Caller, claims: Vec<(Claim, End<B>)>) -> Started {
+fn start_all<B: AsRef<[u8]>>(
+    caller: Caller,
+    claims: impl ExactSizeIterator<Item = (Claim, End<B>)>,
+) -> Started {
     let (len, max) = (claims.len(), CALLS_MAX);
     let mut started = Started::default();
+    started.of_files.reserve(len);
     for (claim, end) in claims {
         if len > max {
             let reason = ClaimError::BatchTooLong { len, max };

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use crate::engine::common::answer::{CallingProcess, Untold};
 use crate::engine::file::pending_end::{PendingEnd, QueuedEnd};
 use crate::error::EndError;
 use crate::record::Record;
@@ -13,22 +14,25 @@ use crate::task::caller::Caller;
 /// [`Claim::complete_async`](crate::Claim::complete_async).
 #[must_use = "a claim has ended once this was awaited"]
 pub struct Ending<T> {
+    asked: CallingProcess,
     state: EndingState,
     /// What the caller gets of the record, which is `None` after a release.
     result: fn(Option<Record>) -> T,
 }
+
+type SlowEnd = Pin<Box<dyn Future<Output = Result<Untold<Option<Record>>, EndError>> + Send>>;
 
 enum EndingState {
     /// The end is queued; `None` once it was acknowledged. Written by hand, because a boxed
     /// future would cost an allocation for every claim.
     Queued(Option<QueuedEnd>),
     /// Any other case.
-    Slow(Pin<Box<dyn Future<Output = Result<Option<Record>, EndError>> + Send>>),
+    Slow(SlowEnd),
 }
 
 impl<T> Ending<T> {
     /// The end of a claim on a key of a file.
-    pub(super) fn of(end: PendingEnd, result: fn(Option<Record>) -> T) -> Self {
+    pub(super) fn of(asked: CallingProcess, end: PendingEnd, result: fn(Option<Record>) -> T) -> Self {
         let state = match end {
             PendingEnd::Queued(queued) => EndingState::Queued(Some(queued)),
             slow @ (PendingEnd::Waits(..)
@@ -36,16 +40,17 @@ impl<T> Ending<T> {
             | PendingEnd::Superseded(..)
             | PendingEnd::Refused(_)) => EndingState::Slow(Box::pin(slow.acknowledged(Caller::Task))),
         };
-        Self { state, result }
+        Self { asked, state, result }
     }
 
     /// The end of a claim on a key of a shared store.
     #[cfg(feature = "postgres")]
     pub(super) fn of_shared(
-        end: impl Future<Output = Result<Option<Record>, EndError>> + Send + 'static,
+        asked: CallingProcess,
+        end: impl Future<Output = Result<Untold<Option<Record>>, EndError>> + Send + 'static,
         result: fn(Option<Record>) -> T,
     ) -> Self {
-        Self { state: EndingState::Slow(Box::pin(end)), result }
+        Self { asked, state: EndingState::Slow(Box::pin(end)), result }
     }
 }
 
@@ -62,7 +67,7 @@ impl<T> Future for Ending<T> {
                 ended
             }
         };
-        Poll::Ready(ended.map(self.result))
+        Poll::Ready(self.asked.tell_end(ended).map(self.result))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::claim::{Claim, ClaimInner};
 use super::ending::Ending;
+use crate::engine::common::answer::CallingProcess;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::EndRequest;
 use crate::error::EndError;
@@ -216,18 +217,20 @@ impl Claim {
     }
 
     fn end(self, request: EndRequest<'_>) -> Result<Option<Record>, EndError> {
-        match self.inner {
+        let asked = CallingProcess::here();
+        asked.tell_end(match self.inner {
             ClaimInner::File(claim) => claim.start_end(Caller::Thread, request).wait(),
             #[cfg(feature = "postgres")]
             ClaimInner::Shared(claim) => block(claim.end_for(Caller::Thread, request)),
-        }
+        })
     }
 
     fn start_end<T>(self, request: EndRequest<'_>, result: fn(Option<Record>) -> T) -> Ending<T> {
+        let asked = CallingProcess::here();
         match self.inner {
-            ClaimInner::File(claim) => Ending::of(claim.start_end(Caller::Task, request), result),
+            ClaimInner::File(claim) => Ending::of(asked, claim.start_end(Caller::Task, request), result),
             #[cfg(feature = "postgres")]
-            ClaimInner::Shared(claim) => Ending::of_shared(claim.start_end(request), result),
+            ClaimInner::Shared(claim) => Ending::of_shared(asked, claim.start_end(request), result),
         }
     }
 
@@ -238,11 +241,12 @@ impl Claim {
         caller: Caller,
         request: EndRequest<'_>,
     ) -> Result<Option<Record>, EndError> {
-        match self.inner {
+        let asked = CallingProcess::here();
+        asked.tell_end(match self.inner {
             ClaimInner::File(claim) => claim.start_end(caller, request).acknowledged(caller).await,
             #[cfg(feature = "postgres")]
             ClaimInner::Shared(claim) => Box::pin(claim.end_for(caller, request)).await,
-        }
+        })
     }
 }
 

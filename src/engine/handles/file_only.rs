@@ -7,6 +7,7 @@ use super::claim::{Claim, ClaimInner};
 use super::engine::Engine;
 use super::handle::Handle;
 use crate::Timestamp;
+use crate::engine::common::answer::CallingProcess;
 #[cfg(feature = "sim")]
 use crate::engine::core::stepped::Stepped;
 #[cfg(feature = "postgres")]
@@ -219,8 +220,12 @@ impl Claim {
         self,
         work: impl FnOnce(&Tables<'_>) -> Result<B, E>,
     ) -> Result<Record, CompleteInError<E>> {
+        let asked = CallingProcess::here();
         match self.inner {
-            ClaimInner::File(claim) => claim.complete_in(work),
+            ClaimInner::File(claim) => {
+                let completed = claim.complete_in(work)?;
+                Ok(asked.tell_end(Ok(completed))?)
+            }
             #[cfg(feature = "postgres")]
             ClaimInner::Shared(_) => {
                 let no_file = CommitError::Failed(Failure::NoFile).into();

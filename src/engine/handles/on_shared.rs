@@ -10,8 +10,11 @@ use super::scope::Scope;
 use crate::error::{BeginError, ClaimError, EndError, FailureKind, OpenError, SharedError, StoreFailure};
 use crate::shared::driver;
 use crate::shared::refusal::{carry, check_caller};
+use crate::shared::{HasTx, Tx};
 use crate::task::caller::{Caller, block};
-use crate::{BeginInTx, CompletedInTx, Fingerprint, Migrated, SharedOptions, SharedStats, TxStatements};
+use crate::{
+    BeginInTx, CompletedInTx, Fingerprint, Migrated, OpenTx, SharedOptions, SharedStats, TxStatements,
+};
 
 impl SharedOptions {
     /// Connects to the store, makes its tables if need be, and starts a session of this process.
@@ -135,10 +138,10 @@ impl Claim {
     /// ```
     pub async fn complete_in_tx(
         self,
-        transaction: &mut Transaction<'_>,
+        transaction: &mut impl OpenTx,
         body: impl AsRef<[u8]>,
     ) -> Result<CompletedInTx, EndError> {
-        self.complete_on((transaction, None), body.as_ref()).await
+        self.complete_on(transaction.tx(), body.as_ref()).await
     }
 
     /// [`complete_in_tx`](Self::complete_in_tx) with statements that were prepared on the
@@ -154,17 +157,13 @@ impl Claim {
         transaction: &mut Transaction<'_>,
         body: impl AsRef<[u8]>,
     ) -> Result<CompletedInTx, EndError> {
-        self.complete_on((transaction, Some(statements)), body.as_ref()).await
+        self.complete_on(transaction.tx().with(Some(statements)), body.as_ref()).await
     }
 
-    async fn complete_on(
-        self,
-        on: (&mut Transaction<'_>, Option<&TxStatements>),
-        body: &[u8],
-    ) -> Result<CompletedInTx, EndError> {
+    async fn complete_on(self, transaction: Tx<'_>, body: &[u8]) -> Result<CompletedInTx, EndError> {
         match self.inner {
             ClaimInner::File(_) => Err(EndError::new(ClaimError::NotShared, Some(self))),
-            ClaimInner::Shared(claim) => claim.complete_in_tx(on, body).await,
+            ClaimInner::Shared(claim) => claim.complete_in_tx(transaction, body).await,
         }
     }
 }
@@ -210,11 +209,11 @@ impl Scope {
     /// ```
     pub async fn begin_in_tx(
         &self,
-        transaction: &mut Transaction<'_>,
+        transaction: &mut impl OpenTx,
         key: impl AsRef<[u8]>,
         fingerprint: Fingerprint,
     ) -> Result<BeginInTx, BeginError> {
-        self.begin_on((transaction, None), key.as_ref(), fingerprint).await
+        self.begin_on(transaction.tx(), key.as_ref(), fingerprint).await
     }
 
     /// [`begin_in_tx`](Self::begin_in_tx) with statements that were prepared on the transaction's
@@ -245,18 +244,18 @@ impl Scope {
         key: impl AsRef<[u8]>,
         fingerprint: Fingerprint,
     ) -> Result<BeginInTx, BeginError> {
-        self.begin_on((transaction, Some(statements)), key.as_ref(), fingerprint).await
+        self.begin_on(transaction.tx().with(Some(statements)), key.as_ref(), fingerprint).await
     }
 
     async fn begin_on(
         &self,
-        on: (&mut Transaction<'_>, Option<&TxStatements>),
+        transaction: Tx<'_>,
         key: &[u8],
         fingerprint: Fingerprint,
     ) -> Result<BeginInTx, BeginError> {
         match &self.handle {
             Handle::File(_) => Err(BeginError::Shared(on_a_file())),
-            Handle::Shared(shared) => shared.begin_in_tx(on, &self.inner, key, fingerprint).await,
+            Handle::Shared(shared) => shared.begin_in_tx(transaction, &self.inner, key, fingerprint).await,
         }
     }
 }

@@ -11,7 +11,6 @@ use crate::clock::Deadline;
 use crate::error::BeginError;
 #[cfg(feature = "http")]
 use crate::error::ClaimError;
-use crate::key::Digest;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
 
@@ -129,14 +128,8 @@ impl Pending {
     }
 
     /// The attempt of the other claim.
-    #[cfg(feature = "postgres")]
     pub(crate) fn of(&self) -> &Arc<Attempt> {
         &self.attempt
-    }
-
-    /// The key of the other claim.
-    pub(in crate::engine) fn digest(&self) -> Digest {
-        self.attempt.digest
     }
 }
 

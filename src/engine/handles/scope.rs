@@ -3,6 +3,7 @@
 use super::claim::{Begin, Claim};
 use super::handle::Handle;
 use super::token::ClaimToken;
+use crate::engine::common::answer::CallingProcess;
 use crate::engine::common::namespace::ScopeInner;
 use crate::error::{BeginError, ForgetError, KeyError, ReadError, ResolveError, TokenError};
 use crate::policy::Policy;
@@ -370,13 +371,15 @@ impl Scope {
     }
 
     async fn forget_as(&self, caller: Caller, key: &[u8], only: Option<Fence>) -> Result<bool, ForgetError> {
-        match &self.handle {
+        let asked = CallingProcess::here();
+        let forgotten = match &self.handle {
             Handle::File(file) => file.core().forget(caller, &self.inner, key, only).await,
             #[cfg(feature = "postgres")]
             Handle::Shared(shared) => {
                 carry_checked(caller, Box::pin(shared.forget(&self.inner, key, only))).await
             }
-        }
+        };
+        Ok(asked.tell(forgotten?)?)
     }
 }
 

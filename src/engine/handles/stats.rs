@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::engine::common::counters::Counters;
+use crate::sync::{AtomicU64, Ordering};
+
 /// A snapshot of an engine's gauges and counters.
 ///
 /// Gauges show the present. Counters start at zero when the file is opened, and only grow. All
@@ -194,6 +197,18 @@ pub struct BusyStats {
 }
 
 impl BusyStats {
+    pub(crate) fn of(counters: &Counters) -> Self {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Self {
+            queue_full: load(&counters.busy_queue_full),
+            claims: load(&counters.busy_claims),
+            waiters: load(&counters.busy_waiters),
+            progress_bytes: load(&counters.busy_progress_bytes),
+            disk_full: load(&counters.busy_disk_full),
+            file_not_ready: load(&counters.busy_file_not_ready),
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn sum(&self) -> u64 {

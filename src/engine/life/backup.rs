@@ -68,22 +68,22 @@ impl Core {
             .and_then(|(whole, time)| self.finish(whole, &temporary, time));
         // Wakers ran. In a child that one of them forked, the copy is the parent's.
         self.health.check_process().map_err(CommitError::Failed)?;
-        // It is locked until it has its name, or is gone.
+        // It is locked until it has its name.
         let (made, copy) = match copied {
             Ok((backup, copy)) => (name(disk, &temporary, path).map(|()| backup), Some(copy)),
             Err(error) => (Err(error), None),
         };
-        match &made {
-            Ok(backup) => {
-                // Its drop would do, but for a child process that is being started at this moment
-                // and has a copy of it.
-                drop(copy.map(|copy| copy.unlock()));
-                Counters::count(&self.counters.backups);
-                let (bytes, took) = (backup.bytes, watch.elapsed());
-                self.options.hooks.tell(|| Event::BackedUp { bytes, took });
-            }
-            // Best effort: the next backup of this name takes its place.
-            Err(_) => drop(disk.discard(&temporary)),
+        // Its drop would do, but for a child process that is being started at this moment and has a
+        // copy of it.
+        drop(copy.map(|copy| copy.unlock()));
+        if let Ok(backup) = &made {
+            Counters::count(&self.counters.backups);
+            let (bytes, took) = (backup.bytes, watch.elapsed());
+            self.options.hooks.tell(|| Event::BackedUp { bytes, took });
+        } else if let Ok(_locked) = disk.open(&temporary) {
+            // Best effort: the next backup of this name takes its place. Had another call the lock by
+            // now, it would be making a file of its own under this name.
+            drop(disk.discard(&temporary));
         }
         made
     }

@@ -166,3 +166,28 @@ impl Core {
         self.log.get().map_or(Ok(0), |log| log.bytes())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Pages are read before keys. So this needs a record that is damaged under the right checksum
+    /// of its page.
+    #[test]
+    fn damage_counts_for_more_than_a_read_that_fails() {
+        let mut checked = Checked::default();
+        checked.count(&Status::Vacant);
+        assert_eq!(checked.verdict(), Verdict::Sound);
+        checked.count_error(ReadError::Closed);
+        checked.count(&Status::Unreadable(ReadError::Closed));
+        assert_eq!((checked.unread, checked.verdict()), (2, Verdict::Inconclusive));
+        for _ in 0..=LISTED {
+            let damage = Damage::new(Path::new("x.idem"), "a record".to_owned(), "altered".to_owned());
+            checked.count_error(ReadError::Damaged(damage));
+        }
+        assert_eq!((checked.damaged, checked.damages.len()), (LISTED as u64 + 1, LISTED));
+        assert_eq!(checked.verdict(), Verdict::Damaged);
+    }
+}

@@ -34,18 +34,23 @@ impl Core {
         let outcome = if joined > 0 { Err(Failure::Panicked) } else { closed };
         std::mem::forget(unwinding);
         core.closing.settle(outcome.clone());
+        // Also a waker of a task that waited for this may have forked.
+        if let Err(forked) = core.health.check_process() {
+            std::mem::forget(Arc::clone(core));
+            return Err(forked);
+        }
         // Other callers of close have their result by now, also an observer.
         core.tell_of_close(&outcome, &watch);
         outcome
     }
 
-    /// Closes the file on a thread that may wait for all others.
+    /// Closes the file on a thread that may wait for all others, unless another one closes it.
+    /// However many callers close, one thread is started.
     fn close_elsewhere(core: &Arc<Self>) -> Result<(), IoFailure> {
         let theirs = Arc::clone(core);
-        match spawn("idemkv-close", move || drop(Self::close(&theirs))) {
-            Ok(_thread) => Ok(()),
-            Err(error) => Err(IoFailure::new(core.store.path(), "starting a thread that closes", error)),
-        }
+        let started = core.closing.start(|| spawn("idemkv-close", move || drop(Self::close_first(&theirs))));
+        let refused = |error| IoFailure::new(core.store.path(), "starting a thread that closes", error);
+        started.map(drop).map_err(refused)
     }
 
     /// Whether a closing thread would wait for itself: for its own transaction, or for its own
@@ -77,9 +82,6 @@ impl FileHandle {
         self.core.health.check_process()?;
         if self.core.must_close_elsewhere() {
             let left = self.core.publisher.claims_held();
-            if self.core.closing.has_begun() {
-                return Ok(left);
-            }
             // Without a thread the engine stays open: callers that wait are told nothing before it
             // closes.
             return Core::close_elsewhere(&self.core).map(|()| left).map_err(Failure::Io);
@@ -96,23 +98,27 @@ impl FileHandle {
         }
         let (replier, awaited) = reply::pair();
         let theirs = Arc::clone(&self.core);
-        match spawn("idemkv-close", move || replier.send(Core::close(&theirs))) {
-            Ok(_thread) => {
-                let mut closed = pin!(awaited.get());
-                // Asked at each poll: the work of a transaction, for which the close waits, may
-                // poll a close that began before it.
-                poll_fn(|context| match closed.as_mut().poll(context) {
-                    Poll::Ready(closed) => Poll::Ready(closed.unwrap_or(Err(Failure::Panicked))),
-                    Poll::Pending if self.core.is_waited_for_by_close() => {
-                        Poll::Ready(Ok(self.core.publisher.claims_held()))
-                    }
-                    Poll::Pending => Poll::Pending,
-                })
-                .await
-            }
+        let close = move || replier.send(Core::close_first(&theirs));
+        let first = match self.core.closing.start(|| spawn("idemkv-close", close)) {
+            Ok(is_first) => is_first.then_some(awaited),
             // Blocking here is better than a file that is not closed.
-            Err(_no_thread) => Core::close(&self.core),
-        }
+            Err(_) => return Core::close(&self.core),
+        };
+        let mut closed = pin!(async {
+            match first {
+                Some(awaited) => awaited.get().await.unwrap_or(Err(Failure::Panicked)),
+                None => self.core.closing.told(|| self.core.health.is_forked()).await,
+            }
+        });
+        // Asked at each poll: the work of a transaction, for which the close waits, may poll a
+        // close that began before it.
+        poll_fn(|context| match closed.as_mut().poll(context) {
+            Poll::Pending if self.core.is_waited_for_by_close() => {
+                Poll::Ready(Ok(self.core.publisher.claims_held()))
+            }
+            polled @ (Poll::Ready(_) | Poll::Pending) => polled,
+        })
+        .await
     }
 }
 

@@ -44,11 +44,12 @@ impl FileHandle {
         let core = Arc::new(Core::open(path, options, EngineThreads::notifiers())?);
         // Dropped where a thread can't be started, this closes the file.
         let handle = Arc::new(Self { core });
+        // Before the threads, which tell the observer of other things.
+        handle.core.tell_of_opening(&watch);
         if handle.core.options.workers {
             Core::start_threads(&handle.core)
                 .map_err(|error| IoFailure::new(path, "starting a thread for", error))?;
         }
-        handle.core.tell_of_opening(&watch);
         Ok(handle)
     }
 }
@@ -113,9 +114,9 @@ impl Core {
             threads: notifiers.threads,
             maintenance: Maintenance::default(),
             worker: notifiers.worker,
-            timekeeper: notifiers.timekeeper,
+            timekeeper: notifiers.timekeeper.clone(),
             timers,
-            reads: Reads::new(notifiers.reader),
+            reads: Reads::new(notifiers.readers, notifiers.timekeeper),
             policies,
             leases,
             detached,
@@ -160,6 +161,7 @@ impl Core {
 fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
     let disk = &*options.disk;
     let log_path = wal::path_of(path);
+    let makes_files = !options.read_only && !options.existing;
     let kind = |path: &Path| disk.kind(path).map_err(|error| IoFailure::new(path, "looking at", error));
     match kind(path)? {
         Kind::Other => return Err(OpenError::NotAFile(path.to_owned())),
@@ -168,12 +170,12 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
         Kind::File => match kind(&log_path)? {
             Kind::Other => return Err(OpenError::NotAFile(log_path)),
             Kind::ReadOnlyFile => return Err(OpenError::ReadOnly(log_path)),
-            Kind::Missing if !options.read_only && store::is_reservation(disk, path)? => {
+            Kind::Missing if makes_files && store::is_reservation(disk, path)? => {
                 Store::create(disk, path, Found::Reservation, &first_meta(options)?)?;
             }
             Kind::File | Kind::Missing => {}
         },
-        Kind::Missing if options.read_only => {
+        Kind::Missing if !makes_files => {
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(OpenError::from_io(path, "opening", missing));
         }

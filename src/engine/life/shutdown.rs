@@ -27,6 +27,7 @@ impl Core {
         let mut maintenance = self.lock_maintenance();
         for attempt in self.index.attempts_out() {
             attempt.end(Ended::Closed);
+            self.health.check_process()?;
             self.withdraw_at_close(&attempt);
         }
         self.health.check_process()?;
@@ -62,7 +63,11 @@ impl Core {
             &|| self.reads.close(),
             &|| self.space.wake(),
             // Before the wait for readers of tables: a reader may wait for a claim.
-            &|| self.index.attempts_out().iter().for_each(|attempt| attempt.end(Ended::Closed)),
+            &|| {
+                let out = self.index.attempts_out();
+                let out = out.iter().take_while(|_| !self.health.is_forked());
+                out.for_each(|attempt| attempt.end(Ended::Closed));
+            },
         ];
         steps.iter().try_for_each(|step| {
             step();
@@ -105,13 +110,35 @@ impl Core {
 #[cfg(feature = "sim")]
 mod tests {
     use std::path::Path;
+    use std::pin::pin;
     use std::sync::{Mutex, mpsc};
+    use std::task::{Context, Waker};
     use std::thread;
 
     use crate::disk::Disk;
     use crate::engine::calls::lookup::tests::claim;
     use crate::sim::{CrashKind, SimDisk};
-    use crate::{Engine, Status, Verify};
+    use crate::{Engine, Fingerprint, Status, Verify};
+
+    /// A thread may be between its last look at the engine and its claim. After the close it must
+    /// not get that claim: the next opening may grant the key.
+    #[test]
+    fn a_failed_engine_withdraws_the_grants_that_its_log_takes_no_more() {
+        let disk = SimDisk::new();
+        let engine = Engine::options().disk(&disk).stepped().open("x.idem").unwrap();
+        let scope = engine.default_scope();
+        let mut begins = pin!(scope.begin_async("key", Fingerprint::of("")));
+        assert!(begins.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        engine.flush().unwrap();
+        let core = engine.handle.core();
+        let [attempt] = core.index.attempts_out().try_into().unwrap();
+        disk.fail_syncs(Some("-wal"));
+        assert!(engine.default_scope().begin("behind", Fingerprint::of("")).is_err());
+        assert!(attempt.is_undelivered());
+        assert!(engine.clone().close().is_err());
+        assert!(attempt.is_withdrawn());
+        assert_eq!(attempt.deliver(), None);
+    }
 
     /// The last commit becomes durable as the database is closed, unless a read stops that. Where
     /// one has failed, another may be under way.

@@ -6,27 +6,33 @@ use crate::clock::Deadline;
 use crate::commit::Duty;
 use crate::engine::background::{timekeeper, worker};
 use crate::engine::core::Core;
+use crate::engine::core::reads::{READERS, STAND_IN};
 use crate::engine::core::threads::ThreadRole;
 use crate::foreign::contain;
 use crate::sync::{Arc, Ordering, spawn};
 use crate::task::notifier::Listener;
 
-type Body = fn(&Core, &Listener);
+/// The threads that start when they are first woken.
+fn started_late() -> impl Iterator<Item = ThreadRole> {
+    [ThreadRole::Leader, ThreadRole::Publisher, ThreadRole::Timekeeper]
+        .into_iter()
+        .chain((0..READERS).map(ThreadRole::Reader))
+}
 
-fn body(role: ThreadRole) -> Body {
+fn run(role: ThreadRole, core: &Core, listener: &Listener) {
     match role {
-        ThreadRole::Worker => worker::work,
-        ThreadRole::Leader => lead,
-        ThreadRole::Publisher => publish,
-        ThreadRole::Reader => read,
-        ThreadRole::Timekeeper => timekeeper::keep_time,
+        ThreadRole::Worker => worker::work(core, listener),
+        ThreadRole::Leader => lead(core, listener),
+        ThreadRole::Publisher => publish(core, listener),
+        ThreadRole::Reader(number) => read(core, listener, number),
+        ThreadRole::Timekeeper => timekeeper::keep_time(core, listener),
     }
 }
 
 impl Core {
     /// Starts the worker; every other thread starts when it is first woken.
     pub(in crate::engine) fn start_threads(core: &Arc<Self>) -> io::Result<()> {
-        for role in [ThreadRole::Leader, ThreadRole::Publisher, ThreadRole::Reader, ThreadRole::Timekeeper] {
+        for role in started_late() {
             let weak = Arc::downgrade(core);
             core.threads.listener(role).start_when_called(move || {
                 if let Some(core) = weak.upgrade() {
@@ -38,9 +44,11 @@ impl Core {
     }
 
     /// Starts a thread that was woken. If the system refuses, the worker stands in, and the next
-    /// wake-up tries again.
+    /// wake-up tries again. For a reader beside the first it does not: it would be held up by the
+    /// slow reads that the others should be spared.
     fn summon(core: &Arc<Self>, role: ThreadRole) {
-        if Self::hire(core, role).is_err() {
+        let is_spare = matches!(role, ThreadRole::Reader(1..));
+        if Self::hire(core, role).is_err() && !is_spare {
             core.threads.is_short.store(true, Ordering::Release);
             core.worker.notify();
         }
@@ -52,22 +60,33 @@ impl Core {
             return Ok(());
         }
         let (theirs, listens) = (Arc::clone(core), Arc::clone(listener));
-        let started = spawn(role.name(), move || body(role)(&theirs, &listens));
+        let started = spawn(role.name(), move || run(role, &theirs, &listens));
         threads.handles.push(started.inspect_err(|_| listener.lay_down())?);
         Ok(())
     }
 
-    /// Does the work of threads that could not be started; returns the time until which there is
-    /// nothing to do. For the worker.
+    /// Does the work of threads that could not be started, and have not been since; returns the
+    /// time until which there is nothing to do. For the worker.
     pub(in crate::engine) fn stand_in(&self) -> Deadline {
         if !self.threads.is_short.load(Ordering::Acquire) {
             return Deadline::NEVER;
         }
-        self.keep_time();
-        let next = self.commit.lead_if_called(Duty::BesideOthers);
-        self.commit.publish_what_is_written();
-        self.reads.serve(&self.store, &self.clock);
-        next.min(self.next_end())
+        let is_missing = |role| !self.threads.listener(role).has_thread();
+        let mut next = Deadline::NEVER;
+        if is_missing(ThreadRole::Timekeeper) {
+            self.keep_time();
+            next = self.next_end();
+        }
+        if is_missing(ThreadRole::Leader) {
+            next = next.min(self.commit.lead_if_called(Duty::BesideOthers));
+        }
+        if is_missing(ThreadRole::Publisher) {
+            self.commit.publish_what_is_written();
+        }
+        if is_missing(ThreadRole::Reader(0)) {
+            self.reads.serve(&self.store, &self.clock, Some(STAND_IN));
+        }
+        next
     }
 }
 
@@ -83,10 +102,10 @@ fn publish(core: &Core, listener: &Listener) {
     }
 }
 
-/// The thread that reads records for tasks.
-fn read(core: &Core, listener: &Listener) {
+/// A thread that reads records for tasks.
+fn read(core: &Core, listener: &Listener, number: usize) {
     while listener.wait(Deadline::NEVER) && core.health.is_open() {
-        contain(|| core.reads.serve(&core.store, &core.clock));
+        contain(|| core.reads.serve(&core.store, &core.clock, Some(number)));
     }
 }
 
@@ -126,13 +145,37 @@ mod tests {
         engine.close().unwrap();
     }
 
+    /// The system refused a thread once, of whatever kind. Since then the worker read for tasks.
+    #[cfg(feature = "sim")]
+    #[test]
+    fn the_worker_stands_in_for_no_thread_that_has_started_since() {
+        let disk = crate::sim::SimDisk::new();
+        let engine = Engine::options().disk(&disk).stepped().cache_bytes(0).open("x.idem").unwrap();
+        let scope = engine.default_scope();
+        let Ok(Begin::Fresh(claim)) = scope.begin("key", Fingerprint::of("")) else { panic!() };
+        claim.complete("reply").unwrap();
+        engine.checkpoint().unwrap();
+        let core = engine.handle.core();
+        core.threads.is_short.store(true, Ordering::Release);
+        let reader = core.threads.listener(ThreadRole::Reader(0));
+        assert!(reader.take_up());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut get = std::pin::pin!(scope.get_async("key"));
+        assert!(get.as_mut().poll(&mut context).is_pending());
+        core.stand_in();
+        assert!(get.as_mut().poll(&mut context).is_pending(), "the reader has it");
+        reader.lay_down();
+        core.stand_in();
+        assert!(get.as_mut().poll(&mut context).is_ready());
+    }
+
     #[cfg(feature = "sim")]
     #[test]
     fn the_engines_threads_end_where_nobody_can_call_them_any_more() {
         let engine = Engine::options().disk(&crate::sim::SimDisk::new()).stepped().open("x.idem").unwrap();
-        for body in [worker::work, lead, publish, read, timekeeper::keep_time] {
+        for role in started_late().chain([ThreadRole::Worker]) {
             let (_, listener) = crate::task::notifier::Notifier::pair();
-            body(engine.handle.core(), &listener);
+            run(role, engine.handle.core(), &listener);
         }
     }
 

@@ -11,6 +11,7 @@ use super::layout::{BLOCKS, CLAIMS, FORGOTTEN, INDEX, META, SCOPES};
 use super::opening::read_meta;
 use super::transaction::begin_durable;
 use super::*;
+use crate::clock::Deadline;
 use crate::codec::Text;
 use crate::disk::sim::{DiskFault, SimDisk};
 use crate::error::{Damage, OpenError, ReadError};
@@ -20,6 +21,7 @@ use crate::state::Lifetime;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use std::cell::Cell;
 use std::sync::mpsc;
+use std::time::Duration;
 use std::{io, iter, thread};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);

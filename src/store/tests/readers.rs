@@ -184,6 +184,51 @@ fn a_thread_that_needs_the_database_alone_sleeps_until_the_last_read_has_ended()
     store.close().unwrap();
 }
 
+/// A disk may take half a minute to give a sector up, at the second try too. All readers waited for
+/// that, because the one that opens the file again waited to be alone.
+#[test]
+fn a_slow_read_in_a_view_holds_up_neither_an_opening_nor_other_readers() {
+    let store = new_store(&SimDisk::new());
+    let (is_reading, reads) = mpsc::sync_channel(1);
+    let (go, may_go) = mpsc::sync_channel::<()>(1);
+    let access = &store.access;
+    thread::scope(|threads| {
+        let go = go;
+        let slow = threads.spawn(move || {
+            let tries = Cell::new(0);
+            let read = access.read(|database| {
+                tries.set(tries.get() + 1);
+                if tries.get() == 1 {
+                    return Err(broken());
+                }
+                if tries.get() == 2 {
+                    is_reading.send(()).unwrap();
+                    // The other side is dropped.
+                    may_go.recv().unwrap_err();
+                    return Err(broken());
+                }
+                read_meta(path(), database).map_err(|_error| broken())
+            });
+            (read, tries.get())
+        });
+        reads.recv().unwrap();
+        assert!(!access.is_current(), "it is a view");
+        let opens = threads.spawn(|| store.reopen());
+        let until = Deadline::after(Duration::from_secs(20));
+        while !opens.is_finished() {
+            assert!(!until.has_passed(), "it waits for the read in the view");
+            thread::yield_now();
+        }
+        opens.join().unwrap().unwrap();
+        assert!(access.is_current() && access.read(|_| Ok(())).is_ok());
+        drop(go);
+        let (read, tries) = slow.join().unwrap();
+        assert_eq!((read.unwrap(), tries), (meta(), 3));
+        assert!(access.is_current(), "the file's database was not the one that failed it");
+    });
+    store.close().unwrap();
+}
+
 /// The disk goes away for a moment. What a view would have found where the block lies, nobody
 /// knows.
 #[test]

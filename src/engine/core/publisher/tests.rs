@@ -77,8 +77,8 @@ fn an_older_claim_and_notes_on_it_do_not_open_a_key_that_is_vacant_again() {
         2,
         &mut vec![
             LogRecord::Progress(NotedClaim::Live(attempt(7)), progress.clone()),
-            LogRecord::Progress(NotedClaim::Replayed(KEY, Fence::new(7)), progress),
-            LogRecord::Detached(NotedClaim::Replayed(KEY, Fence::new(7)), until),
+            LogRecord::Progress(NotedClaim::Replayed(Box::new((KEY, Fence::new(7)))), progress),
+            LogRecord::Detached(NotedClaim::Replayed(Box::new((KEY, Fence::new(7)))), Box::new(until)),
         ],
     );
     assert_eq!(publisher.index.get(KEY).phase(), Phase::Vacant);
