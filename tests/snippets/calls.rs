@@ -130,8 +130,11 @@ pub fn batch(engine: &Engine) -> Result<(), Error> {
     let batch = [("m-1", Fingerprint::of("ship 7")), ("m-2", Fingerprint::of("ship 8"))];
     let mut done = Vec::new();
     for (result, (key, _)) in queue.begin_many(&batch).into_iter().zip(&batch) {
-        if let Begin::Fresh(claim) = result? {
-            done.push((claim, format!("shipped {key}")));
+        match result {
+            Ok(Begin::Fresh(claim)) => done.push((claim, format!("shipped {key}"))),
+            Ok(Begin::Done(_) | Begin::InFlight(_)) => {}
+            // No `?` here: it would drop the claims of the others, and interrupt their keys.
+            Err(error) => eprintln!("{key}: {error}"),
         }
     }
     for result in engine.complete_many(done) {

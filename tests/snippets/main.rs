@@ -275,6 +275,13 @@ fn the_guides_calls_do_what_they_are_shown_for() {
     let engine = calls::open(&dir.path().join("x.idem")).unwrap();
     calls::policies(&engine).unwrap();
     calls::lease(&engine, request("lease")).unwrap();
+    // A batch goes on without a key that is refused, wherever it is.
+    let queue = engine.scope("messages");
+    let Begin::Fresh(other) = queue.begin("m-1", request("another message")).unwrap() else { panic!() };
+    other.complete("of another message").unwrap();
+    calls::batch(&engine).unwrap();
+    assert!(matches!(queue.get("m-2").unwrap(), Status::Done(_)));
+    queue.forget("m-1").unwrap();
     calls::batch(&engine).unwrap();
     for _ in 0..2 {
         assert_eq!(calls::transaction(&engine, request("deposit")).unwrap(), Some(10));
