@@ -263,8 +263,16 @@ fn a_process_that_connected_before_the_copy_is_told_that_the_store_is_another() 
     early.close().unwrap();
     server.sql("DELETE FROM copy_early.sessions");
     let early = server.options("copy_early").session(Duration::from_secs(1)).connect().unwrap();
-    server.sql("DELETE FROM copy_early.sessions");
-    let copied: Copied = read_only(&path).copy_to(server.options("copy_early")).unwrap();
+    // It begins another as soon as it finds its own gone, and then the tables are in use.
+    let mut copied = None;
+    assert!(within(Duration::from_secs(10), || {
+        server.sql("DELETE FROM copy_early.sessions");
+        match read_only(&path).copy_to(server.options("copy_early")) {
+            Err(CopyError::InUse) => false,
+            of_tables => copied.insert(of_tables.unwrap()).results > 0,
+        }
+    }));
+    let copied: Copied = copied.unwrap();
     assert_eq!(copied.results, 6);
     // It knows the id of the tables as they were: so its callers' transactions are refused, too.
     on_runtime(async {
