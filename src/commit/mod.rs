@@ -9,11 +9,11 @@
 //! The thread that holds the [`LogWriter`] is the leader. If the queue has no writer, a thread
 //! leads, or a commit failed.
 
-mod calls;
 mod closing;
 mod counters;
 mod in_line;
 mod intake;
+mod leader_calls;
 mod leading;
 mod publishing;
 mod queue;

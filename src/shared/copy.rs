@@ -12,7 +12,7 @@ use super::options::{SharedOptions, check_policy};
 use super::row::Columns;
 use super::sql::Sql;
 use super::statement::Miss;
-use super::{driver, schema};
+use super::{client_thread, schema};
 use crate::Timestamp;
 use crate::engine::common::names::KeyNames;
 use crate::error::{CopyError, FailureKind, ReadError, SharedError, StoreFailure};
@@ -79,7 +79,7 @@ where
     E: Iterator<Item = Result<(Status, KeyNames), ReadError>> + Send + 'static,
 {
     let copying = move || async move { run(&options, source).await };
-    let copied = driver::aside("idemkv-copy", copying).await;
+    let copied = client_thread::aside("idemkv-copy", copying).await;
     copied.map_err(SharedError::Unavailable)?
 }
 
@@ -93,7 +93,7 @@ where
 {
     options.check()?;
     let policies = copied_policies(&source.policies)?;
-    let (link_options, _) = driver::reach(options).await?;
+    let (link_options, _) = client_thread::reach(options).await?;
     let link_options = LinkOptions { statement_timeout: PATIENCE, ..link_options };
     let link = Link::open(link_options, |_| {}).await.map_err(SharedError::Unavailable)?;
     let quoted = schema::quoted(&options.schema).map_err(SharedError::Unavailable)?;

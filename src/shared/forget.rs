@@ -11,9 +11,9 @@ use super::take_over::decided;
 #[cfg(feature = "http")]
 use crate::attempt::Attempt;
 use crate::clock::Deadline;
-use crate::engine::common::answer::Untold;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::ScopeInner;
+use crate::engine::common::untold::Untold;
 use crate::error::{ForgetError, ReadError, SharedError};
 use crate::state::{Decision, Event, Phase};
 use crate::{Fence, Status};

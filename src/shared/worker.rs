@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::columns::Params;
 use super::connection::{Link, race};
 use super::core::Core;
-use super::group::{Queued, Work};
+use super::intake::{Queued, Work};
 use super::listener;
 use super::sql::Shape;
 use super::statement::{Ask, Miss};

@@ -12,7 +12,7 @@ use super::forgotten::Row;
 use super::layout::{CLAIMS, FORGOTTEN, INDEX, SCOPES};
 use super::owned::Owned;
 use super::tally::{Tallies, Tally};
-use super::{Store, block, open_row, tables};
+use super::{Store, application_tables, block, open_row};
 use crate::codec::{BadBytes, ClaimRow};
 use crate::error::OpenError;
 use crate::key::Digest;
@@ -54,7 +54,9 @@ impl Store {
             let claims = self.load_claims(&transaction, &mut claim)?;
             let scopes = self.load_scopes(&transaction, &mut scope)?;
             check(&meta.tallies, &Tallies { index, claims, forgotten, scopes })?;
-            let others = transaction.list_tables()?.any(|table| !table.name().starts_with(tables::RESERVED));
+            let others = transaction
+                .list_tables()?
+                .any(|table| !table.name().starts_with(application_tables::RESERVED));
             let others = others || transaction.list_multimap_tables()?.next().is_some();
             self.is_shared.store(others, Ordering::Relaxed);
             Ok(())

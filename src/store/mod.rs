@@ -7,18 +7,19 @@
 //! data, and an opening after a kill costs the same at any size.
 
 mod access;
+mod application_tables;
 mod apply;
 mod backend;
 mod backend_error;
 mod batch;
 pub(crate) mod block;
-mod copy;
 mod create;
 mod directory;
 mod due;
 mod failed_reads;
 mod forgotten;
 mod layout;
+mod live_copy;
 mod load;
 mod long_reads;
 mod merge;
@@ -29,22 +30,21 @@ mod owned;
 mod reading;
 mod refusal;
 mod relocate;
-mod tables;
 mod tally;
 mod transaction;
 mod unread;
 mod unreadable;
 mod users;
 
+pub use application_tables::{ReadTables, TableError, Tables};
 pub(crate) use batch::{Applied, Batch};
-pub(crate) use copy::{Copy, Meanwhile, Whole};
 pub(crate) use create::{Found, is_reservation};
 pub(crate) use directory::Gone;
+pub(crate) use live_copy::{Copy, Meanwhile, Whole};
 pub(crate) use load::Stored;
 pub(crate) use meta::Meta;
 pub(crate) use reading::StoredRecord;
 pub(crate) use refusal::StoreError;
-pub use tables::{ReadTables, TableError, Tables};
 pub(crate) use tally::Tallies;
 pub(crate) use transaction::OpenTransaction;
 

@@ -3,11 +3,11 @@
 use redb::{Durability, ReadableDatabase, TransactionError, WriteTransaction};
 
 use super::Store;
+use super::application_tables::{ReadTables, Tables};
 use super::backend_error::{BackendError, catch_backend_panic};
 use super::opened::Opened;
 use super::owned::Owned;
 use super::refusal::StoreError;
-use super::tables::{ReadTables, Tables};
 use crate::error::ReadError;
 use crate::sync::{Arc, Ordering};
 

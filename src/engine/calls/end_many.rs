@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::clock::Deadline;
-use crate::engine::common::answer::Untold;
 use crate::engine::common::end_request::NewResult;
+use crate::engine::common::untold::Untold;
 use crate::engine::file::pending_end::PendingEnd;
 use crate::error::EndError;
 use crate::record::Record;

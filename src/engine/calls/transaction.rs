@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::activity::{Activity, ActivityMark, is_inside};
 use crate::attempt::{Attempt, Ended};
-use crate::engine::common::answer::Untold;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::NewResult;
 use crate::engine::common::running::RunningMark;
+use crate::engine::common::untold::Untold;
 use crate::engine::core::maintenance::{MaintenanceGuard, MaintenanceState};
 use crate::engine::core::{CallWorker, Core};
 use crate::engine::file::claim::FileClaim;

@@ -1,6 +1,5 @@
 //! Common: what every core uses. It knows no log, no store and no place on disk.
 
-pub(crate) mod answer;
 pub(crate) mod completion;
 pub(crate) mod counters;
 pub(crate) mod end_request;
@@ -12,3 +11,4 @@ pub(crate) mod namespace;
 pub(crate) mod policies;
 pub(crate) mod request;
 pub(crate) mod running;
+pub(crate) mod untold;

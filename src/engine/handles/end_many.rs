@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::claim::{Claim, ClaimInner};
 use super::ends::stored;
 use super::engine::Engine;
-use crate::engine::common::answer::CallingProcess;
-#[cfg(feature = "postgres")]
-use crate::engine::common::answer::Untold;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::EndRequest;
 use crate::engine::common::request::CALLS_MAX;
+use crate::engine::common::untold::CallingProcess;
+#[cfg(feature = "postgres")]
+use crate::engine::common::untold::Untold;
 use crate::engine::file::pending_end::PendingEnd;
 use crate::error::{ClaimError, EndError};
 use crate::foreign::call_through;

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::engine::common::answer::{CallingProcess, Untold};
+use crate::engine::common::untold::{CallingProcess, Untold};
 use crate::engine::file::pending_end::{PendingEnd, QueuedEnd};
 use crate::error::EndError;
 use crate::record::Record;

@@ -2,9 +2,9 @@
 
 use super::claim::{Claim, ClaimInner};
 use super::ending::Ending;
-use crate::engine::common::answer::CallingProcess;
 use crate::engine::common::completion::Completion;
 use crate::engine::common::end_request::EndRequest;
+use crate::engine::common::untold::CallingProcess;
 use crate::error::EndError;
 use crate::record::{Outcome, Record};
 use crate::task::caller::Caller;

@@ -7,7 +7,7 @@ use super::claim::{Claim, ClaimInner};
 use super::engine::Engine;
 use super::handle::Handle;
 use crate::Timestamp;
-use crate::engine::common::answer::CallingProcess;
+use crate::engine::common::untold::CallingProcess;
 #[cfg(feature = "sim")]
 use crate::engine::core::stepped::Stepped;
 #[cfg(feature = "postgres")]

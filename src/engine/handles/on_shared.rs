@@ -8,7 +8,7 @@ use super::engine::Engine;
 use super::handle::Handle;
 use super::scope::Scope;
 use crate::error::{BeginError, ClaimError, EndError, FailureKind, OpenError, SharedError, StoreFailure};
-use crate::shared::driver;
+use crate::shared::client_thread;
 use crate::shared::refusal::{carry, check_caller};
 use crate::shared::{HasTx, Tx};
 use crate::task::caller::{Caller, block};
@@ -49,12 +49,12 @@ impl SharedOptions {
     /// As for [`connect`](Self::connect).
     pub fn migrate(self) -> Result<Migrated, OpenError> {
         check_caller(Caller::Thread)?;
-        block(carry(Caller::Thread, Box::pin(driver::migrate(self))))
+        block(carry(Caller::Thread, Box::pin(client_thread::migrate(self))))
     }
 
     async fn connect_as(self, caller: Caller) -> Result<Engine, OpenError> {
         check_caller(caller)?;
-        let shared = carry(caller, Box::pin(driver::start(self))).await?;
+        let shared = carry(caller, Box::pin(client_thread::start(self))).await?;
         Ok(Engine::new(Handle::Shared(shared)))
     }
 }

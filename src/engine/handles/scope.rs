@@ -3,8 +3,8 @@
 use super::claim::{Begin, Claim};
 use super::handle::Handle;
 use super::token::ClaimToken;
-use crate::engine::common::answer::CallingProcess;
 use crate::engine::common::namespace::ScopeInner;
+use crate::engine::common::untold::CallingProcess;
 use crate::error::{BeginError, ForgetError, KeyError, ReadError, ResolveError, TokenError};
 use crate::policy::Policy;
 #[cfg(feature = "postgres")]

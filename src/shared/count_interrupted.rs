@@ -6,7 +6,7 @@ use tokio_postgres::types::Type;
 
 use super::columns::Params;
 use super::core::Core;
-use super::counted::Interrupted;
+use super::interrupted_count::Interrupted;
 use super::lists::read;
 use super::refusal::Refusal;
 use super::row::Columns;

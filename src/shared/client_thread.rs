@@ -12,7 +12,7 @@ use super::granting::nonce;
 use super::options::{Pooling, SharedOptions};
 use super::refusal::Refusal;
 use super::sql::Sql;
-use super::{count, keeper, schema, settle, sweep, wait, worker};
+use super::{count_interrupted, keeper, schema, settle, sweep, wait, worker};
 use crate::clock::{Deadline, Stopwatch};
 use crate::error::{FailureKind, OpenError, SharedError, StoreFailure};
 use crate::fork;
@@ -98,7 +98,7 @@ async fn begun(core: &Core, deadline: Deadline) -> Result<(), Refusal> {
 /// Serves until the store is closed.
 async fn serve(core: &Arc<Core>, ready: Ready, keeper: JoinHandle<()>) {
     spawn_local(sweep::sweep(Arc::clone(core)));
-    spawn_local(count::count(Arc::clone(core)));
+    spawn_local(count_interrupted::count(Arc::clone(core)));
     core.tell_of_connection();
     ready.send(Ok(Arc::new(SharedHandle(Arc::clone(core)))));
     core.closing.notified().await;
