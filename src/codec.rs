@@ -1,4 +1,4 @@
-//! The encoding of log and store, bodies included: the only module that calls bincode.
+//! The encoding of log and store: nothing else calls bincode. Bodies are written in `rows.rs`.
 //!
 //! Bytes from disk are never trusted: every run of them carries a checksum, a version and lengths,
 //! decoding has a size limit and refuses trailing bytes, and nothing here panics on any input.

@@ -1,4 +1,4 @@
-//! The checksum of rows and log entries: over their bytes and the place that they belong to.
+//! The checksum of frames and rows: over their bytes and the place that they belong to.
 
 use std::hash::Hasher;
 

@@ -1,4 +1,4 @@
-//! The cached records of a shard in two lists, so that eviction looks at nothing else.
+//! The cached records of a shard, in two lists: those that may be evicted, and those not stored.
 //!
 //! A slot with a cached record has its position in a list, and each position names its slot's key.
 //! So a record joins and leaves in constant time, with any number of keys. Records that no
