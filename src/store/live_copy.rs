@@ -71,18 +71,20 @@ impl Copy<'_> {
         meanwhile: Meanwhile,
         mut pause: impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
-        let len = self.source_len()?;
-        for chunk in 0..len.div_ceil(CHUNK) {
+        for chunk in 0..self.source_len()?.div_ceil(CHUNK) {
             if self.tracking.take(chunk) {
-                self.copy_chunk(chunk, len, meanwhile)?;
+                self.copy_chunk(chunk, meanwhile)?;
                 pause()?;
             }
         }
         Ok(())
     }
 
-    fn copy_chunk(&mut self, chunk: u64, len: u64, meanwhile: Meanwhile) -> Result<(), IoFailure> {
+    fn copy_chunk(&mut self, chunk: u64, meanwhile: Meanwhile) -> Result<(), IoFailure> {
         let at = chunk * CHUNK;
+        // Measured after the mark, as the bytes are read after it: what is written behind an earlier
+        // end, before the mark, marks the chunk no more.
+        let len = self.source_len()?;
         // What lies behind the end is zero, so that a file that grows again finds no old bytes
         // there.
         let mut bytes = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
@@ -167,5 +169,51 @@ impl Whole {
         let file = disk.open(path).map_err(failed("opening"))?;
         file.sync().map_err(failed("syncing"))?;
         Ok(file)
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod tests {
+    use super::*;
+    use crate::disk::Tracked;
+    use crate::disk::sim::SimDisk;
+
+    /// A checkpoint grows the file while a round is under way, and writes behind the old end in the
+    /// chunk that has it.
+    #[test]
+    fn what_is_written_behind_the_end_that_a_round_began_with_is_copied() {
+        let (disk, old_end) = (SimDisk::new(), CHUNK + CHUNK / 2);
+        let new = |name: &str| disk.create(Path::new(name), None).unwrap();
+        let file = Arc::new(Tracked::new(new("file")));
+        file.write_at(0, &vec![1; usize::try_from(old_end).unwrap()]).unwrap();
+        let (tracking, copied) = (file.track().unwrap(), new("copy"));
+        let mut copy = Copy {
+            from: Path::new("file"),
+            to: Path::new("copy"),
+            tracking: &tracking,
+            file: Arc::clone(&copied),
+            end: 0,
+            unsynced: 0,
+        };
+        let mut pauses = 0;
+        let grow = || {
+            pauses += 1;
+            if pauses == 1 {
+                file.set_len(3 * CHUNK).unwrap();
+                file.write_at(old_end, &[2; 100]).unwrap();
+            }
+            Ok::<_, IoFailure>(())
+        };
+        copy.round(Meanwhile::Changes, grow).unwrap();
+        copy.round(Meanwhile::StaysAsItIs, || Ok::<_, IoFailure>(())).unwrap();
+        let whole = copy.cut().unwrap();
+        whole.file.set_len(whole.len).unwrap();
+        let bytes = |file: &dyn DiskFile| {
+            let mut bytes = vec![0; usize::try_from(3 * CHUNK).unwrap()];
+            file.read_at(0, &mut bytes).unwrap();
+            bytes
+        };
+        assert!(bytes(&*copied) == bytes(&*file));
     }
 }
