@@ -95,12 +95,45 @@ fn an_import_that_fails_leaves_nothing_behind() {
 
 #[test]
 fn what_a_damaged_file_still_gives_is_exported_and_is_right() {
-    let (_folder, file) = closed();
+    let (folder, file) = closed();
     let whole = fine(&file, "export", &[]);
     damage_body(&file, "charged 7");
     assert_eq!(on(&file, "export", &[]).code, 3);
     let ran = on(&file, "export", &["--unverified"]);
     let whole: Vec<_> = whole.lines().skip(1).collect();
-    assert!(ran.out.lines().skip(1).all(|line| whole.contains(&line)), "{ran:?}");
+    let mut read: Vec<_> = ran.out.lines().skip(1).collect();
+    let end: Value = serde_json::from_str(read.pop().unwrap()).unwrap();
+    assert!(end["keys"].as_u64().unwrap() >= 1 && end["unread"].as_u64().unwrap() >= 1, "{end}");
+    assert!(read.iter().all(|line| whole.contains(line)), "{ran:?}");
     assert_eq!(ran.code, 3, "{ran:?}");
+    // A key that is missing runs again: nobody takes this file for a whole one unasked.
+    let (new, refused) = import(&ran.out, folder.path());
+    assert!(refused.code == 1 && !new.exists(), "{refused:?}");
+    assert!(refused.err.contains("could not be read") && refused.err.contains("--incomplete"), "{refused:?}");
+    let lines = folder.path().join("saved.jsonl");
+    let taken = run([Path::new("import"), Path::new("--incomplete"), &lines, &new]);
+    assert_eq!(taken.code, 0, "{taken:?}");
+}
+
+/// A process that is killed writes whole lines only: what it leaves looks like an export of fewer
+/// keys.
+#[test]
+fn an_export_that_was_cut_at_the_end_of_a_line_is_not_taken_for_a_whole_one() {
+    let (folder, file) = closed();
+    let whole = fine(&file, "export", &[]);
+    let lines: Vec<_> = whole.lines().collect();
+    for kept in 1..lines.len() {
+        let (new, ran) = import(&(lines[..kept].join("\n") + "\n"), folder.path());
+        assert!(ran.code == 1 && !new.exists() && ran.err.contains("cut off"), "{kept}: {ran:?}");
+    }
+    // A line in the middle is missing.
+    let end = lines.len() - 1;
+    let (new, ran) = import(&[&lines[..end - 1], &lines[end..]].concat().join("\n"), folder.path());
+    assert!(ran.code == 1 && !new.exists() && ran.err.contains("was written with"), "{ran:?}");
+    // Without the last line, on purpose.
+    fs::write(folder.path().join("saved.jsonl"), lines[..end].join("\n")).unwrap();
+    let taken =
+        run([Path::new("import"), Path::new("--incomplete"), &folder.path().join("saved.jsonl"), &new]);
+    assert_eq!(taken.code, 0, "{taken:?}");
+    assert_eq!(lasting(&fine(&new, "export", &[])), lasting(&whole));
 }

@@ -29,10 +29,11 @@ impl Export {
         let verify = if self.unverified { Verify::UpTo(0) } else { Verify::default() };
         let engine = Engine::options().read_only().verify(verify).open(&self.file)?;
         writeln!(out, "{}", line(&saved::header(&engine)))?;
+        let (mut end, mut answer) = (saved::End::default(), Answer::Fine);
         for (scope, policy) in engine.policies() {
             writeln!(out, "{}", line(&saved::policy(&scope, &policy)))?;
+            end.policies += 1;
         }
-        let (mut written, mut unread, mut answer) = (0_u64, 0_u64, Answer::Fine);
         let working = Working::beside_lines(format!("reads keys of {}", shown(&self.file)));
         for entry in engine.entries() {
             working.count();
@@ -40,19 +41,20 @@ impl Export {
                 Ok(entry) => {
                     let Some(entry) = Entry::of(&entry) else { continue };
                     writeln!(out, "{}", line(&entry.to_json(Detail::Full)))?;
-                    written += 1;
+                    end.keys += 1;
                 }
                 Err(error) => {
-                    unread += 1;
+                    end.unread += 1;
                     answer = answer.and(Trouble::from(error).answer());
                 }
             }
         }
         drop(working);
+        writeln!(out, "{}", line(&end.line()))?;
         out.flush()?;
-        eprintln!("{written} keys written. {STEP_KEYS}");
-        if unread > 0 {
-            eprintln!("{unread} keys can't be read, and are missing");
+        eprintln!("{} keys written. {STEP_KEYS}", end.keys);
+        if end.unread > 0 {
+            eprintln!("{} keys can't be read, and are missing", end.unread);
         }
         Ok(answer)
     }

@@ -10,6 +10,7 @@ use idemkv::{Begin, Claim, CommitMode, Completion, Engine, Fingerprint, Policy};
 use serde_json::Value;
 
 use crate::answer::{Answer, Trouble};
+use crate::saved::End;
 use crate::working::{Working, shown};
 use crate::{hex, opening, saved, verify};
 
@@ -19,11 +20,18 @@ pub(crate) struct Import {
     export: PathBuf,
     /// The new file; it must not exist
     file: PathBuf,
+    /// Take an export that was cut off, or that lacks keys which could not be read: operations
+    /// whose keys are missing run again
+    #[arg(long)]
+    incomplete: bool,
 }
 
 /// What was imported.
 #[derive(Debug, Default)]
 struct Imported {
+    /// The last line, once it was read.
+    end: Option<End>,
+    keys: u64,
     results: u64,
     interrupted: u64,
     policies: Vec<(Vec<u8>, Policy)>,
@@ -41,7 +49,7 @@ impl Import {
             Ok(imported)
         });
         fs::remove_dir_all(&folder)?;
-        let Imported { results, interrupted, policies, over } = imported?;
+        let Imported { results, interrupted, policies, over, .. } = imported?;
         writeln!(
             out,
             "{results} results, {interrupted} interrupted keys, {} policies; {over} were over",
@@ -93,16 +101,42 @@ impl Import {
                 .map_err(|what| Trouble::refused(format_args!("line {number}: {what}")))?;
         }
         drop(working);
+        exported_ms.ok_or_else(|| Trouble::refused("the export is empty"))?;
+        if !self.incomplete {
+            imported.is_whole().map_err(Trouble::refused)?;
+        }
         // After the keys: one that is interrupted is stored with every durability of its scope.
         for (scope, policy) in &imported.policies {
             drop(engine.set_policy(scope, *policy).map_err(Trouble::refused)?);
         }
-        exported_ms.ok_or_else(|| Trouble::refused("the export is empty"))?;
         Ok((engine, imported))
     }
 }
 
-/// Takes one line: the header, a policy, or a key.
+impl Imported {
+    /// Whether the last line was there, and says the same.
+    fn is_whole(&self) -> Result<(), String> {
+        let end = self.end.ok_or(
+            "the export has no last line, so it was cut off, and keys are missing: export again, or give --incomplete",
+        )?;
+        let read = End { policies: self.policies.len() as u64, keys: self.keys, ..end };
+        if read != end {
+            return Err(format!(
+                "the export was written with {} keys and {} policies, and has {} and {}",
+                end.keys, end.policies, read.keys, read.policies
+            ));
+        }
+        if end.unread > 0 {
+            return Err(format!(
+                "{} keys could not be read for this export, and are missing in it: take a backup, or give --incomplete",
+                end.unread
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Takes one line: the header, a policy, a key, or the last one.
 fn import_line(
     engine: &Engine,
     text: &str,
@@ -115,7 +149,15 @@ fn import_line(
             Some(read_header(&line).ok_or("this is no export of idemkv's, or of another version")?);
         return Ok(());
     };
+    if imported.end.is_some() {
+        return Err("it follows the last line of the export".into());
+    }
+    if let Some(end) = End::read(&line) {
+        imported.end = Some(end);
+        return Ok(());
+    }
     if line.get("policy_of").is_none() {
+        imported.keys += 1;
         return import_key(engine, &line, now_ms, imported);
     }
     imported.policies.push(saved::read_policy(&line).ok_or("this is no policy")?);

@@ -1,4 +1,4 @@
-//! An export: its first line, and policies as JSON.
+//! An export: its first and last line, and policies as JSON.
 
 use std::time::Duration;
 
@@ -8,10 +8,32 @@ use serde_json::{Value, json};
 use crate::hex;
 
 /// What the first line of an export says of itself.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 
 pub(crate) fn header(engine: &Engine) -> Value {
     json!({"idemkv_export": VERSION, "exported_ms": engine.now().as_millis()})
+}
+
+/// What the last line of an export says: how much is before it. An export without one was cut off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) policies: u64,
+    pub(crate) keys: u64,
+    /// Keys that could not be read.
+    pub(crate) unread: u64,
+}
+
+impl End {
+    pub(crate) fn line(self) -> Value {
+        json!({"idemkv_export_ends": true, "policies": self.policies, "keys": self.keys, "unread": self.unread})
+    }
+
+    /// `None` if this is another line.
+    pub(crate) fn read(line: &Value) -> Option<Self> {
+        line.get("idemkv_export_ends")?;
+        let number = |name: &str| line.get(name)?.as_u64();
+        Some(Self { policies: number("policies")?, keys: number("keys")?, unread: number("unread")? })
+    }
 }
 
 fn millis(span: Duration) -> u64 {
@@ -82,6 +104,14 @@ pub(crate) fn read_policy(line: &Value) -> Option<(Vec<u8>, Policy)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_last_line_comes_back_as_it_was() {
+        let end = End { policies: 1, keys: 2, unread: 3 };
+        assert_eq!(End::read(&end.line()), Some(end));
+        assert_eq!(End::read(&json!({"idemkv_export_ends": true, "keys": 2})), None);
+        assert_eq!(End::read(&json!({"keys": 2, "policies": 1, "unread": 3})), None);
+    }
 
     #[test]
     fn a_policy_comes_back_as_it_was() {
