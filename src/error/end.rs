@@ -34,7 +34,8 @@ impl EndError {
     /// The claim, if it is still good: nothing was written, and it can be ended again, with
     /// another body or later. `None` after a failed commit, whose outcome is unknown until the
     /// file is opened again. Of a shared store it also comes back if the outcome is unknown: to
-    /// end it again in the same way is safe, and finds out.
+    /// end it again in the same way is safe, and finds out. If another caller has used the key since,
+    /// nothing can find out, and it does not come back.
     #[must_use]
     pub fn into_claim(self) -> Option<Claim> {
         self.0.claim.map(|claim| *claim)
@@ -56,7 +57,7 @@ impl EndError {
     /// Whether ending the claim again later can succeed, with no change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        self.0.reason.is_retryable()
+        self.0.claim.is_some() && self.0.reason.is_retryable()
     }
 }
 

@@ -13,7 +13,8 @@ pub enum SharedError {
     /// The store gave no answer in time. Nothing was granted, ended or changed, and will not be.
     Unavailable(StoreFailure),
     /// The store's answer got lost, and could not be found out in time. The change may have
-    /// happened. The same call again is safe, and finds out. No begin has this error.
+    /// happened. The same call again is safe, and finds out, unless the key was used again since. No
+    /// begin has this error.
     Unknown(StoreFailure),
     /// The session of this process is not known to live, and could not be renewed in this time.
     /// Nothing was granted.
@@ -60,7 +61,7 @@ impl fmt::Display for SharedError {
         match self {
             Self::Unavailable(failure) => write!(f, "nothing was done: {failure}"),
             Self::Unknown(failure) => {
-                write!(f, "whether it was done is unknown, and the same call again finds out: {failure}")
+                write!(f, "whether it was done is unknown, look at the key, or call again: {failure}")
             }
             Self::NoSession(waited) => write!(
                 f,
@@ -132,7 +133,7 @@ mod tests {
         let failure = StoreFailure::new(FailureKind::Unreachable, "reset");
         let errors = [
             (SharedError::Unavailable(failure.clone()), &["nothing was done", "reset"][..], true, true),
-            (SharedError::Unknown(failure), &["unknown", "the same call again finds out"], true, true),
+            (SharedError::Unknown(failure), &["unknown", "look at the key, or call again"], true, true),
             (SharedError::NoSession(Duration::from_millis(7)), &["7 ms", "look at the store"], false, true),
             (SharedError::Replaced, &["give each process its own", "connect again"], false, false),
             (SharedError::OtherStore, &["made anew, or restored", "connect again"], false, false),

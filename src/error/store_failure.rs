@@ -67,6 +67,18 @@ impl StoreFailure {
         Self::new(FailureKind::Locked, "a transaction that is still open has the key; end it, and try again")
     }
 
+    /// Of a call that went with others, of which one had to wait for a row.
+    pub(crate) fn behind() -> Self {
+        let message = "the time was over before the call's turn came: another one waited for a locked row";
+        Self::new(FailureKind::TimedOut, message)
+    }
+
+    /// Of a key whose row says nothing of an earlier claim any more.
+    pub(crate) fn used_since() -> Self {
+        let message = "the answer got lost, and the key was used again since: this claim is over";
+        Self::new(FailureKind::TimedOut, message)
+    }
+
     pub(crate) fn closed_meanwhile() -> Self {
         Self::new(FailureKind::Unreachable, "the engine was closed before the answer came")
     }

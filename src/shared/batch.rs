@@ -210,7 +210,7 @@ fn led(requests: &[BeginRequest<'_>]) -> (Vec<usize>, [Vec<usize>; 2]) {
 }
 
 /// The outputs of all futures, which are all started before the first answer is awaited.
-async fn side_by_side<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+pub(super) async fn side_by_side<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut futures: Vec<_> = futures.map(|future| Some(Box::pin(future))).collect();
     let mut outputs = Vec::with_capacity(futures.len());
     let members = Members::new(futures.len());

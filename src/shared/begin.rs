@@ -131,6 +131,9 @@ pub(super) async fn begin<'a>(
                 return Ok(Answered::Without(take_over::pending(handle, asked, &row)));
             }
             tries.pauses();
+            core.catch_up(begun.is_alive, begun.policies, deadline).await?;
+            tries.round_of(core, &row).await?;
+            continue;
         }
         core.catch_up(begun.is_alive, begun.policies, deadline).await?;
         tries.round(core).await?;

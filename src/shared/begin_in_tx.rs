@@ -3,15 +3,15 @@
 
 use super::complete::Result_;
 use super::core::{Core, SharedHandle};
-use super::granting::{Asked, NewClaim, Tries, nonce};
+use super::granting::{Asked, NewClaim, Tries, nonce, not_granted};
 use super::listener;
 use super::open_tx::{OpenTx, Tx};
 use super::refusal::Refusal;
-use super::row::KeyRow;
+use super::row::{KeyRow, RowState};
 use super::statements::begin::Terms;
-use super::statements::in_tx::{Seen, StoreAsk, Stored, look, store};
-use super::statements::look::LookAsk;
-use super::take_over::{decided_begin, without_grant};
+use super::statements::in_tx::{Seen, StoreAsk, Stored, is_of_store, look, store};
+use super::statements::look::{LookAsk, Looked};
+use super::take_over::{decided_begin, pending, without_grant};
 use super::tx_statements::TxStatements;
 use crate::attempt::Attempt;
 use crate::clock::{Deadline, Stopwatch};
@@ -47,6 +47,8 @@ pub struct ClaimInTx {
     attempt: Box<Attempt>,
     nonce: u128,
     policies: i64,
+    /// The transaction keeps its snapshot, which does not show that the tables are another store's.
+    keeps_snapshot: bool,
     /// The row that the claim takes over.
     seen: Option<Box<KeyRow>>,
     prepared: Option<TxStatements>,
@@ -73,7 +75,8 @@ impl SharedHandle {
         let core = &*self.0;
         let watch = core.options.hooks.watch();
         let asked = match Asked::to_grant(scope, key) {
-            Ok(asked) => begin(self, &mut transaction, &asked, fingerprint).await,
+            // What the transaction did is known to its caller alone.
+            Ok(asked) => begin(self, &mut transaction, &asked, fingerprint).await.map_err(not_granted),
             Err(error) => Err(error.into()),
         };
         let answer = match asked {
@@ -158,6 +161,7 @@ async fn answer(
         None => (Decision::Grant { attempt: 1 }, false),
     };
     match (decided, &seen.row) {
+        ((Decision::Grant { .. }, true), Some(row)) => found_over(handle, asked, row, deadline).await,
         ((Decision::Grant { attempt }, _), row) => {
             let earlier = row.as_ref().filter(|_| attempt > 1).map(KeyRow::as_earlier);
             let claim = NewClaim::granted(terms, fingerprint, fence, seen.now);
@@ -167,6 +171,7 @@ async fn answer(
                 attempt: Box::new(claim.attempt(asked)),
                 nonce: nonce()?,
                 policies: terms.policies,
+                keeps_snapshot: !seen.sees_more,
                 seen: seen.row.map(Box::new),
                 prepared: None,
                 watch: None,
@@ -175,6 +180,19 @@ async fn answer(
         (decided, Some(row)) => Ok(without_grant(handle, asked, row, decided, deadline).await?.map(in_tx)),
         (_, None) => unreachable!("a begin on a vacant key is granted"),
     }
+}
+
+/// A claim that seems to be over. A snapshot shows neither a renewal since, nor that a transaction has
+/// the row, so the store is asked by another connection to make the key interrupted. If it does, the
+/// key is looked up again. If not, the claim stands.
+async fn found_over(
+    handle: &Arc<SharedHandle>,
+    asked: &Asked,
+    row: &KeyRow,
+    deadline: Deadline,
+) -> Result<Option<BeginInTx>, BeginError> {
+    let is_over = handle.0.lapses(row, asked.digest, deadline).await.map_err(Core::refusal)?;
+    Ok((!is_over).then(|| in_tx(pending(handle, asked, row))))
 }
 
 fn elsewhere() -> StoreFailure {
@@ -253,22 +271,30 @@ impl ClaimInTx {
         let mut transaction = transaction.with(self.prepared.as_ref());
         match store(core, &mut transaction, &ask).await.map_err(Refusal::unavailable)? {
             Stored::Done { at, is_wanted } => {
+                // The statement holds the tables now: until the transaction ends, no copy renames them.
+                if self.keeps_snapshot && !is_of_store(core).await.map_err(Core::refusal)? {
+                    return Err(Refusal::unavailable(elsewhere()).into());
+                }
                 let record = result.record(attempt, at);
                 Ok(UncommittedRecord { claim: self, record, is_wanted })
             }
             Stored::Not { is_of_this_store: false, .. } => Err(Refusal::unavailable(elsewhere()).into()),
-            Stored::Not { policies, .. } => Err(why_not(core, attempt, self.policies == policies).await),
+            Stored::Not { policies, .. } if policies != self.policies => {
+                let message = "the policy of a scope was set meanwhile: roll back, and begin again";
+                Err(Refusal::unavailable(StoreFailure::new(FailureKind::Locked, message)).into())
+            }
+            Stored::Not { .. } => Err(why_not(core, attempt, ask.seen).await),
         }
     }
 }
 
-async fn why_not(core: &Core, attempt: &Attempt, is_policy_the_same: bool) -> ClaimError {
-    if !is_policy_the_same {
-        let message = "the policy of a scope was set meanwhile: roll back, and begin again";
-        return Refusal::unavailable(StoreFailure::new(FailureKind::Locked, message)).into();
-    }
+async fn why_not(core: &Core, attempt: &Attempt, seen: Option<(Fence, RowState)>) -> ClaimError {
     let digest = attempt.digest;
     match core.ask(LookAsk { digest }, core.deadline()).await {
+        // It is as it was, so a transaction had it.
+        Ok(Looked { row: Some(row), .. }) if seen == Some((row.fence, row.state)) => {
+            Refusal::unavailable(StoreFailure::locked()).into()
+        }
         Ok(looked) => {
             let status = |row: KeyRow| row.status(digest, looked.now, &core.budget);
             core.superseded(attempt, looked.row.map_or(Status::Vacant, status))
@@ -284,9 +310,6 @@ impl UncommittedRecord {
     pub fn committed(self) -> Record {
         let Self { claim, record, is_wanted } = self;
         let core = &*claim.handle.0;
-        if let Some(row) = claim.seen.as_ref().filter(|row| row.is_in_flight()) {
-            core.note_lapse(row, claim.attempt.digest);
-        }
         core.note_grant(&claim.attempt, false, claim.watch.as_ref());
         core.note_result(&claim.attempt, &record);
         if is_wanted {

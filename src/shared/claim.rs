@@ -6,6 +6,7 @@ use super::statements::end::{EndAsk, Standing};
 use crate::attempt::{Attempt, Ended};
 use crate::engine::common::counters::Counters;
 use crate::key::Digest;
+use crate::observer::EndKind;
 use crate::state::Fence;
 use crate::sync::{Arc, AtomicBool, Ordering};
 
@@ -14,12 +15,18 @@ pub(crate) struct SharedClaim {
     pub(super) handle: Arc<SharedHandle>,
     pub(super) attempt: Arc<Attempt>,
     pub(super) nonce: u128,
+    /// The session that it was granted to; `None` if it is not known.
+    pub(super) session: Option<i64>,
     /// Whether its release also speaks for the attempts before it.
     pub(super) resolves: bool,
     /// The interruption that the grant found, unless the claim was resumed.
     pub(super) standing: Option<Standing>,
     /// A statement that ends the claim may have happened.
     pub(super) may_be_over: AtomicBool,
+    /// How its release is told.
+    pub(super) released: EndKind,
+    /// The store has moved on from it, and does not tell how it ended.
+    pub(super) is_past: AtomicBool,
     /// A transaction of another caller had its row.
     pub(super) was_locked: AtomicBool,
     /// Its end waits longer for a store that is away.
@@ -46,9 +53,12 @@ impl SharedClaim {
             handle: Arc::clone(handle),
             attempt,
             nonce,
+            session: None,
             resolves,
             standing: None,
             may_be_over,
+            released: EndKind::Released,
+            is_past: AtomicBool::new(false),
             was_locked: AtomicBool::new(false),
             insists: false,
             is_over: false,
@@ -107,6 +117,6 @@ impl Drop for SharedClaim {
         core.watches.remove_own(&self.attempt);
         let end = EndAsk::abandon(self.row(), self.attempt.unresolved_ttl.map(span));
         let may_be_over = self.may_be_over.load(Ordering::Relaxed);
-        core.loose_ends.abandon(end, Arc::clone(&self.attempt), may_be_over);
+        core.loose_ends.abandon(end, Arc::clone(&self.attempt), may_be_over, self.released);
     }
 }

@@ -11,7 +11,6 @@ use super::core::{Core, SharedHandle};
 use super::granting::nonce;
 use super::options::{Pooling, SharedOptions};
 use super::refusal::Refusal;
-use super::sql::Sql;
 use super::{count_interrupted, keeper, schema, settle, sweep, wait, worker};
 use crate::clock::{Deadline, Stopwatch};
 use crate::error::{FailureKind, OpenError, SharedError, StoreFailure};
@@ -179,7 +178,7 @@ pub(crate) async fn migrate(options: SharedOptions) -> Result<schema::Migrated, 
 async fn prepared(options: SharedOptions, awaited: &Awaited) -> Result<Core, OpenError> {
     let quoted = schema::quoted(&options.schema).map_err(unavailable)?;
     let (link_options, found) = reach(&options).await?;
-    let sql = Sql::new(&quoted, &options.clock, &options.server);
+    let sql = options.sql(&quoted);
     let nonce = nonce()?;
     Ok(Core::new(options, link_options, sql, (found, nonce), awaited.clone()))
 }

@@ -134,6 +134,7 @@ impl SharedClaim {
     }
 
     async fn release(mut self, is_unused: bool) -> Result<(), EndError> {
+        self.released = if is_unused { EndKind::PutBack } else { EndKind::Released };
         let vacates = self.attempt.earlier.is_none() || self.resolves && !is_unused;
         let end = match self.standing.filter(|_| is_unused) {
             _ if vacates => EndAsk::vacate(self.row(), self.core().vacated_ms()),
@@ -143,8 +144,7 @@ impl SharedClaim {
         let to = if vacates { RowState::Vacated } else { RowState::Interrupted };
         match self.carry_out(end, Some(to)).await {
             Ok(carried) => {
-                let end = if is_unused { EndKind::PutBack } else { EndKind::Released };
-                self.core().note_end(&self.attempt, end, carried.at, 0);
+                self.core().note_end(&self.attempt, self.released, carried.at, 0);
                 self.end(if vacates { Ended::Vacated } else { Ended::Interrupted });
                 Ok(())
             }
@@ -193,6 +193,9 @@ impl SharedClaim {
         if matches!(reason, ClaimError::Superseded(_)) {
             Counters::count(&self.core().counters.lease_expired);
             self.end(Ended::Interrupted);
+            return EndError::new(reason, None);
+        }
+        if self.is_past.load(Ordering::Relaxed) {
             return EndError::new(reason, None);
         }
         EndError::new(reason, Some(self.into()))
@@ -263,7 +266,7 @@ impl SharedClaim {
         self.why(looked, to, deadline).await
     }
 
-    async fn why(
+    pub(super) async fn why(
         &self,
         looked: Looked,
         to: Option<RowState>,
@@ -272,11 +275,16 @@ impl SharedClaim {
         let core = self.core();
         let digest = self.attempt.digest;
         let now = looked.now;
-        let Some(row) = looked.row else {
-            return Err(core.superseded(&self.attempt, Status::Vacant));
-        };
-        let is_mine = row.nonce == self.nonce && row.fence == self.attempt.fence && Some(row.state) == to;
         let may_be_over = self.may_be_over.load(Ordering::Relaxed);
+        let Some(row) = looked.row else {
+            return Err(if may_be_over {
+                self.past()
+            } else {
+                core.superseded(&self.attempt, Status::Vacant)
+            });
+        };
+        let is_of_claim = row.nonce == self.nonce && row.fence == self.attempt.fence;
+        let is_mine = is_of_claim && Some(row.state) == to;
         let is_over = match row.state {
             // No other caller could complete this claim.
             RowState::Done => is_mine,
@@ -293,6 +301,22 @@ impl SharedClaim {
             return Ok(Some(Carried { at: now, found }));
         }
         match decide(row.state(), Event::End { fence: self.attempt.fence, now }) {
+            // Its time is over, and the row is to say so: a statement of this claim's whose answer got
+            // lost may still have the row, and change it. Of an interrupted key none does.
+            Decision::Superseded if is_of_claim && row.is_in_flight() => {
+                if !matches!(core.lapses(&row, digest, deadline).await, Ok(true)) {
+                    return Ok(None);
+                }
+                Err(core.superseded(&self.attempt, row.status(digest, now, &core.budget)))
+            }
+            Decision::Superseded if may_be_over && !row.shows_end_of(self.attempt.fence) => {
+                let is_released = to == Some(RowState::Vacated) && row.is_of_vacant_key();
+                if !is_released || !self.stood_until(row.started, deadline).await {
+                    return Err(self.past());
+                }
+                core.confirm(deadline).await?;
+                Ok(Some(Carried { at: now, found: None }))
+            }
             Decision::Superseded => {
                 Err(core.superseded(&self.attempt, row.status(digest, now, &core.budget)))
             }
@@ -306,6 +330,20 @@ impl SharedClaim {
             | Decision::Become(_)
             | Decision::Stay => Ok(None),
         }
+    }
+
+    /// Whether the claim was good until then, if nothing had ended it: its lease lasted, and so did its
+    /// session, which is renewed once more to make sure.
+    async fn stood_until(&self, time: Timestamp, deadline: Deadline) -> bool {
+        let Some(session) = self.session else { return false };
+        self.core().renewed(deadline).await;
+        time < self.attempt.lease_until() && self.core().session.lives(session)
+    }
+
+    /// The claim is over, by a statement of its own or otherwise: the row does not tell any more.
+    fn past(&self) -> ClaimError {
+        self.is_past.store(true, Ordering::Relaxed);
+        Refusal::from(SharedError::Unknown(StoreFailure::used_since())).into()
     }
 
     fn missed(&self, miss: Miss) -> Refusal {

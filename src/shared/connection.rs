@@ -50,6 +50,9 @@ pub(super) struct LinkOptions {
     pub(super) trips: Arc<UnseenU64>,
 }
 
+/// A setting that nothing else has. What a role or a server sets could be what is wanted by chance.
+const MARK: &str = "idemkv.connection";
+
 /// A server that does not even confirm what was sent is dead, however long a statement may take.
 const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// A connection over a long way takes several round trips, however short a session is.
@@ -90,15 +93,15 @@ impl LinkOptions {
         ]
     }
 
-    /// The words that a connection starts with.
-    fn config(&self) -> Config {
+    /// The words that a connection starts with. The mark is its own.
+    fn config(&self, mark: u64) -> Config {
         let mut config = self.config.clone();
         config.tcp_user_timeout(self.statement_timeout.min(DEAD_AFTER));
         if self.settings == Settings::AtStart {
             let wanted =
                 self.wanted().map(|(name, value)| format!("-c {name}={}", value.replace(' ', "\\ ")));
             let before = config.get_options().unwrap_or_default();
-            let words = format!("{before} {}", wanted.join(" "));
+            let words = format!("{before} {} -c {MARK}={mark}", wanted.join(" "));
             config.options(words);
         }
         config
@@ -109,6 +112,8 @@ impl LinkOptions {
 pub(super) struct Link {
     client: Client,
     options: LinkOptions,
+    /// The value of [`MARK`] that it was started with.
+    mark: u64,
     prepared: RefCell<HashMap<(Kind, Shape), Statement>>,
     /// The statement under way brought a warning.
     warned: Rc<Cell<bool>>,
@@ -145,7 +150,8 @@ impl Link {
         options: LinkOptions,
         told: impl Fn(&str) + 'static,
     ) -> Result<Self, StoreFailure> {
-        let (config, tls) = (options.config(), &options.tls);
+        let mark = drawn_mark()?;
+        let (config, tls) = (options.config(mark), &options.tls);
         let connecting = servers::connect(&config, tls, options.connect_timeout, &options.last);
         let (client, mut connection) = connecting.await?;
         let (warned, gone) = (Rc::new(Cell::new(false)), Rc::new(Notify::new()));
@@ -167,6 +173,7 @@ impl Link {
         let link = Self {
             client,
             options,
+            mark,
             prepared: RefCell::default(),
             warned,
             is_broken: Cell::new(false),
@@ -220,10 +227,10 @@ impl Link {
 
     /// Whether the connection has the settings that it was started with: a pooler may drop them.
     pub(super) async fn has_settings(&self) -> Result<bool, StoreFailure> {
-        let sql = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'";
-        let row = self.bounded(self.client.query_typed_one(sql, &[])).await?;
-        let set: &str = row.try_get(0).map_err(|error| StoreFailure::of(&error))?;
-        Ok(set == self.options.statement_timeout.as_millis().to_string())
+        let sql = format!("SELECT pg_catalog.current_setting('{MARK}', true)");
+        let row = self.bounded(self.client.query_typed_one(&sql, &[])).await?;
+        let set: Option<&str> = row.try_get(0).map_err(|error| StoreFailure::of(&error))?;
+        Ok(set == Some(&self.mark.to_string()))
     }
 
     /// Refuses a server that may lose what it has synced.
@@ -381,6 +388,14 @@ impl Link {
             Err(failure) => Err(Miss::Unknown(failure)),
         }
     }
+}
+
+fn drawn_mark() -> Result<u64, StoreFailure> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        StoreFailure::new(FailureKind::Options, format!("the system gave no random bytes: {error}"))
+    })?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 /// Whether a warning comes from the parts of the server that number transactions. Short of numbers

@@ -97,11 +97,7 @@ where
     let link_options = LinkOptions { statement_timeout: PATIENCE, ..link_options };
     let link = Link::open(link_options, |_| {}).await.map_err(SharedError::Unavailable)?;
     let quoted = schema::quoted(&options.schema).map_err(SharedError::Unavailable)?;
-    let into = Target {
-        link,
-        sql: Sql::new(&quoted, &options.clock, &options.server),
-        max_key: options.max_key_bytes,
-    };
+    let into = Target { link, sql: options.sql(&quoted), max_key: options.max_key_bytes };
     // A connection that ends without a commit leaves nothing.
     let shift = into.begin(&source.secret, &*source.times).await?;
     into.raise_fences(source.next_fence).await?;

@@ -57,12 +57,11 @@ impl Vacating {
         if row.fence == self.fence {
             return Some(row.state == RowState::Vacated);
         }
-        let earlier = row.stands_on();
-        // A record is not taken over, and the first attempt is that of a key that was vacant.
-        if self.state == RowState::Done || row.attempt == 1 && earlier.is_none() {
+        // A record is not taken over. An interruption may also have been resolved.
+        if self.state == RowState::Done {
             return Some(true);
         }
-        let was_taken_over = earlier.is_some_and(|earlier| earlier.info.fence() == self.of);
+        let was_taken_over = row.stands_on().is_some_and(|earlier| earlier.info.fence() == self.of);
         was_taken_over.then_some(false)
     }
 }
@@ -115,17 +114,19 @@ impl Core {
                         if left.is_none() {
                             deadline = self.deadline();
                             tries = Tries::new(deadline);
+                        } else {
+                            tries.round(self).await?;
                         }
                         left = Some(row.fence);
                     }
-                    Ok(_) => tries.round(self).await?,
+                    Ok(_) => tries.round_of(self, &row).await?,
                     Err(miss) => tries.again(self, miss).await?,
                 }
                 continue;
             }
             match self.ask(change(asked, &row, RowState::Vacated), deadline).await {
                 Ok(changed) if changed.is_done => return Ok(self.has_forgotten()),
-                Ok(_) => tries.round(self).await?,
+                Ok(_) => tries.round_of(self, &row).await?,
                 Err(miss) => {
                     if matches!(miss, Miss::Unknown(_)) {
                         sent = Some(Vacating::new(&row));

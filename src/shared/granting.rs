@@ -119,6 +119,11 @@ impl<'a> Granting<'a> {
         }
     }
 
+    /// The session that the row has, if only one can be.
+    pub(super) fn session(&self) -> Option<i64> {
+        self.session.filter(|_| !self.is_of_two_sessions)
+    }
+
     /// Its row is about to be read.
     pub(super) fn looks(&mut self) {
         self.sent = Stopwatch::start();
@@ -226,13 +231,15 @@ pub(super) struct Tries {
     insists: bool,
     /// Rounds so far that found nothing to be done.
     rounds: u32,
+    /// The row as it was when the statement did nothing with it.
+    refused: Option<(Fence, RowState)>,
     /// A statement of the call may have happened.
     pub(super) unknown: Option<StoreFailure>,
 }
 
 impl Tries {
     pub(super) fn new(deadline: Deadline) -> Self {
-        Self { deadline, left: TRIES, insists: false, rounds: 0, unknown: None }
+        Self { deadline, left: TRIES, insists: false, rounds: 0, refused: None, unknown: None }
     }
 
     pub(super) fn insisting(deadline: Deadline) -> Self {
@@ -276,6 +283,16 @@ impl Tries {
             Some(failure) => SharedError::Unknown(failure.clone()).into(),
             None => Core::refusal(miss),
         }
+    }
+
+    /// The same after a statement that did nothing with the row that the call decided on. If the row
+    /// is as it was, a transaction has it.
+    pub(super) async fn round_of(&mut self, core: &Core, row: &KeyRow) -> Result<(), Refusal> {
+        let seen = Some((row.fence, row.state));
+        if std::mem::replace(&mut self.refused, seen) == seen {
+            return self.round_of_locked(core).await;
+        }
+        self.round(core).await
     }
 
     /// The same before one for a row that a transaction has.

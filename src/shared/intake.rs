@@ -104,7 +104,7 @@ impl Queued for EndAsk {
 
     fn again_gently(intake: &Intake, asks: Vec<Ask<Self>>) -> Vec<Ask<Self>> {
         let gentle = |Ask { what, deadline, reply }| Ask { what: GentleEnd(what), deadline, reply };
-        intake.put_back(asks.into_iter().map(gentle).collect(), &StoreFailure::held());
+        intake.put_back(asks.into_iter().map(gentle).collect(), &StoreFailure::behind());
         Vec::new()
     }
 }

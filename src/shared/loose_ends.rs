@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use super::statements::end::EndAsk;
 use crate::attempt::Attempt;
 use crate::clock::Deadline;
+use crate::observer::EndKind;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 
 /// The end of a claim that was dropped, or of a grant that may have happened.
@@ -18,6 +19,8 @@ pub(super) struct LooseEnd {
     pub(super) attempt: Option<Arc<Attempt>>,
     /// Its holder sent an end of which no answer came.
     pub(super) may_be_over: bool,
+    /// What that was, if it was a release.
+    pub(super) released: EndKind,
     /// Scope and key, if the grant inserts the key's row.
     pub(super) names: Option<Names>,
     /// It is sent alone: in the group in which it was sent before, one had to wait.
@@ -33,6 +36,7 @@ impl LooseEnd {
             until,
             attempt: None,
             may_be_over: false,
+            released: EndKind::Released,
             names: None,
             is_alone: false,
             due: Deadline::after(Duration::ZERO),
@@ -59,8 +63,8 @@ pub(super) struct LooseEnds {
 
 impl LooseEnds {
     /// The end of a claim that was dropped.
-    pub(super) fn abandon(&self, end: EndAsk, attempt: Arc<Attempt>, may_be_over: bool) {
-        self.push(LooseEnd { attempt: Some(attempt), may_be_over, ..LooseEnd::new(end, None) });
+    pub(super) fn abandon(&self, end: EndAsk, attempt: Arc<Attempt>, may_be_over: bool, released: EndKind) {
+        self.push(LooseEnd { attempt: Some(attempt), may_be_over, released, ..LooseEnd::new(end, None) });
     }
 
     /// A claim that may have been resumed is handed back.
@@ -86,6 +90,8 @@ impl LooseEnds {
         list.push(end);
         // Under the lock, so that none is counted twice.
         self.busy.fetch_sub(1, Ordering::Relaxed);
+        drop(list);
+        self.called.notify_one();
     }
 
     /// Those to be settled now, and when the next ones are.
@@ -95,13 +101,13 @@ impl LooseEnds {
             std::mem::take(&mut *list).into_iter().partition(|end| end.due.has_passed());
         *list = left;
         // Under the lock, so that none is counted nowhere.
-        self.busy.store(due.len(), Ordering::Relaxed);
+        self.busy.fetch_add(due.len(), Ordering::Relaxed);
         (due, list.iter().filter_map(|end| end.due.instant()).min())
     }
 
-    /// All that were taken are settled or back.
+    /// One that was taken is settled.
     pub(super) fn settled(&self) {
-        self.busy.store(0, Ordering::Relaxed);
+        self.busy.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn len(&self) -> usize {

@@ -6,7 +6,7 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 use super::address::Address;
 use super::schema;
-use super::sql::{NOW, SERVER};
+use super::sql::{NOW, SERVER, Sql};
 use super::tls::{Tls, for_address};
 use crate::clock::millis;
 use crate::error::{FailureKind, OpenError, OptionError, SharedError, StoreFailure};
@@ -289,6 +289,11 @@ impl SharedOptions {
     /// When the name of the schema can't be used.
     pub fn migration_sql(&self) -> Result<String, OpenError> {
         schema::migration_sql(&self.schema).map_err(|failure| SharedError::Unavailable(failure).into())
+    }
+
+    /// The statements for this schema, whose name is quoted.
+    pub(super) fn sql(&self, schema: &str) -> Sql {
+        Sql::new(schema, &self.clock, &self.server, self.call_timeout)
     }
 
     pub(super) fn check(&self) -> Result<(), OpenError> {

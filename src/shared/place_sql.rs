@@ -44,13 +44,11 @@ const TAKEN: &str = "scopes AS MATERIALIZED (SELECT a.scope, max(a.most) AS most
 /// All places are taken before the first key is changed: no changed key waits for a place.
 const HAS_PLACE: &str = "JOIN (SELECT * FROM taken ORDER BY fence) t ON t.fence = f.fence ";
 
-/// The time, as the other grants have it, and how long a place is waited for.
+/// The time, as the other grants have it, and how long a place is waited for: others wait meanwhile
+/// for the places that this statement has.
 const MOMENT: &str = "moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}, \
-      set_config('lock_timeout', '{LIMITED_MS}', true) AS patience), \
+      set_config('lock_timeout', '{PLACED_LOCK_MS}', true) AS patience), \
     rules AS MATERIALIZED (SELECT policies FROM {S}.meta), ";
-
-/// How long such a statement waits for a lock: others wait meanwhile for the places that it has.
-const LIMITED_MS: &str = "250";
 
 /// Where others of the group have every place of the scope that is free, or none is. A call that
 /// lost its place to another process asks again.
@@ -82,7 +80,7 @@ pub(super) fn begin_with_places(text: &str) -> String {
         ("{PLACES}", "{OF_BEGINS}{TAKEN}"),
         ("{HAS_PLACE}", "JOIN taken t ON t.digest = l.digest "),
         ("{NEW_FENCE}", "t.fence"),
-        ("{INSERT_MS}", LIMITED_MS),
+        ("{LOCK_MS}", "{PLACED_LOCK_MS}"),
         ("{FULL}", FULL_BEGINS),
         ("{OF_BEGINS}", OF_BEGINS),
         ("{TAKEN}", TAKEN),
@@ -95,7 +93,6 @@ pub(super) fn begin_with_places(text: &str) -> String {
 pub(super) fn grant_with_places(text: &str) -> String {
     let parts = [
         ("{MOMENT}", MOMENT),
-        ("{LIMITED_MS}", LIMITED_MS),
         ("{MOST_PARAM}", ", $17::bigint[]"),
         ("{MOST}", "most, "),
         ("{SCOPED}", ", k.scope"),

@@ -68,6 +68,6 @@ async fn resolve(
         if let Some(claim) = grant(handle, asked, row.fingerprint, at, how, &terms, deadline).await? {
             return Ok(claim.deliver(handle)?);
         }
-        tries.round(core).await?;
+        tries.round_of(core, &row).await?;
     }
 }

@@ -272,6 +272,21 @@ impl KeyRow {
         self.state == RowState::InFlight
     }
 
+    /// Whether it shows how the attempt with this fence ended: it was interrupted, or completed by
+    /// its holder. A row of another first attempt does not, nor one that was vacated.
+    pub(super) fn shows_end_of(&self, fence: Fence) -> bool {
+        match self.state {
+            _ if self.fence != fence => self.earlier.is_some_and(|earlier| earlier.info.fence() == fence),
+            RowState::Done | RowState::Interrupted => true,
+            RowState::InFlight | RowState::Vacated => false,
+        }
+    }
+
+    /// Whether its attempt is the first of a key that was vacant.
+    pub(super) fn is_of_vacant_key(&self) -> bool {
+        self.attempt == 1 && self.earlier.is_none()
+    }
+
     /// Whether its claim was given back, rather than lost.
     pub(super) fn was_returned(&self) -> bool {
         self.returned

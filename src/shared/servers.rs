@@ -60,7 +60,13 @@ pub(super) async fn connect(
                 continue;
             }
         };
-        let (again, others): (Vec<_>, Vec<_>) = places.into_iter().partition(|place| before == Some(*place));
+        let (again, mut others): (Vec<_>, Vec<_>) =
+            places.into_iter().partition(|place| before == Some(*place));
+        if !others.is_empty() {
+            // As libpq does, the addresses of one name are drawn from as well.
+            let first = start(config, others.len());
+            others.rotate_left(first);
+        }
         for place in again.into_iter().chain(others) {
             match timeout(limit, alone(config, place).connect(Clone::clone(tls))).await {
                 Ok(Ok(connected)) => {

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
+use tokio::task::spawn_local;
 use tokio_postgres::types::Type;
 
+use super::batch::side_by_side;
 use super::columns::{Id, Params, signed};
 use super::connection::{Link, first};
 use super::core::Core;
@@ -33,24 +35,34 @@ pub(super) async fn settle(core: Arc<Core>) {
             }
             continue;
         }
-        let deadline = core.deadline();
-        let sent: Vec<_> =
-            due.into_iter().map(|end| (core.send(GentleEnd(end.end.clone()), deadline), end)).collect();
-        let mut unseen = Vec::new();
-        for (answer, end) in sent {
-            let answer = match answer {
-                Ok(answer) => answer.get().await.unwrap_or(Err(Miss::Closed)),
-                Err(miss) => Err(miss),
-            };
-            if answer.as_ref().is_ok_and(|ended| !ended.is_there) && end.names.is_some() {
-                unseen.push(end);
-            } else if !settled(&core, &end, answer).await {
-                core.loose_ends.put_back(end);
-            }
-        }
-        occupy_all(&core, unseen).await;
-        core.loose_ends.settled();
+        let core = Arc::clone(&core);
+        // A connection that falls silent delays those alone that it carries.
+        spawn_local(async move { settle_all(&core, due).await });
     }
+}
+
+async fn settle_all(core: &Core, due: Vec<LooseEnd>) {
+    let deadline = core.deadline();
+    // All are sent before the first answer is awaited, so that they share statements.
+    let sent: Vec<_> =
+        due.into_iter().map(|end| (core.send(GentleEnd(end.end.clone()), deadline), end)).collect();
+    let answered = sent.into_iter().map(async |(answer, end)| {
+        let answer = match answer {
+            Ok(answer) => answer.get().await.unwrap_or(Err(Miss::Closed)),
+            Err(miss) => Err(miss),
+        };
+        if answer.as_ref().is_ok_and(|ended| !ended.is_there) && end.names.is_some() {
+            return Some(end);
+        }
+        if settled(core, &end, answer).await {
+            core.loose_ends.settled();
+        } else {
+            core.loose_ends.put_back(end);
+        }
+        None
+    });
+    let unseen = side_by_side(answered).await;
+    occupy_all(core, unseen.into_iter().flatten().collect()).await;
 }
 
 /// Whether a loose end is settled by this answer.
@@ -79,7 +91,7 @@ async fn settled(core: &Core, end: &LooseEnd, answer: Result<Ended, Miss>) -> bo
             }
             // By an end of its holder's whose answer got lost.
             Some(row) if row.state == RowState::Vacated && end.may_be_over => {
-                core.note_end(attempt, EndKind::Released, looked.now, 0);
+                core.note_end(attempt, end.released, looked.now, 0);
                 How::Vacated
             }
             Some(row) if row.state == RowState::Interrupted && row.was_returned() => {
@@ -130,7 +142,7 @@ async fn occupy(core: &Core, ends: Vec<LooseEnd>) {
     for mut end in ends {
         match &occupied {
             // No grant finds the place empty any more.
-            Ok(digests) if digests.contains(&end.end.digest.as_u128()) => {}
+            Ok(digests) if digests.contains(&end.end.digest.as_u128()) => core.loose_ends.settled(),
             Ok(_) => core.loose_ends.put_back(end),
             Err(_) => {
                 end.is_alone = true;

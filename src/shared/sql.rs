@@ -4,8 +4,10 @@
 //! changes a row that still has the fence and the state that the caller decided on.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::place_sql::{begin_with_places, grant_with_places, without_places};
+use crate::clock::millis;
 
 /// The server's time.
 pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
@@ -82,7 +84,7 @@ const NO_ROW: &str = "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 
 /// Inserts keys of which there is no row, and reads the others.
 const BEGIN: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}, \
-      set_config('lock_timeout', '{INSERT_MS}', true) AS patience), \
+      set_config('lock_timeout', '{LOCK_MS}', true) AS patience), \
     rules AS {KEPT} (SELECT policies FROM {S}.meta), \
     alive AS {KEPT} (SELECT s.id, s.until_ms FROM {S}.sessions s WHERE s.id = {ANY_OF_1} AND NOT s.replaced), \
     req AS {KEPT} ({CALLS}), \
@@ -135,7 +137,7 @@ const END: &str =
     "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}{PATIENCE}), req AS {KEPT} ({CALLS})";
 
 /// Not in a caller's transaction, where it would hold for what comes after.
-const PATIENCE: &str = ", set_config('lock_timeout', '{INSERT_MS}', true) AS patience";
+const PATIENCE: &str = ", set_config('lock_timeout', '{LOCK_MS}', true) AS patience";
 
 const END_CALLS: [(&str, &str); 16] = [
     ("digest", "uuid"),
@@ -286,9 +288,16 @@ pub(super) enum Kind {
     Want,
 }
 
-/// How long an insert waits for another one of the same key to be committed, and an end for a
-/// transaction that has its row.
-const INSERT_MS: u64 = 1_000;
+/// How long an insert waits at most for another one of the same key to be committed, and an end for
+/// a transaction that has its row.
+const LOCK_MS: u64 = 1_000;
+
+/// The same of a statement that has places, for which others wait meanwhile.
+const PLACED_LOCK_MS: u64 = 250;
+
+/// The calls of a group that waited go again without the one that it waited for. So a wait is a part
+/// of a call's time.
+const WAITS_IN_A_CALL: u32 = 4;
 
 /// How many calls a statement is for. Both forms have one text, over another source of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -327,17 +336,31 @@ impl Shape {
 /// The text of every statement, with the schema's name.
 #[derive(Debug)]
 pub(super) struct Sql {
-    schema: String,
-    now: String,
-    server: String,
+    names: Names,
     /// The end of a claim, in a transaction of a caller's.
     pub(super) end_in_tx: String,
     texts: HashMap<(Kind, Shape), String>,
 }
 
+/// What the texts name.
+#[derive(Debug)]
+struct Names {
+    schema: String,
+    now: String,
+    server: String,
+    /// How long a statement waits for a row.
+    lock_ms: u64,
+}
+
 impl Sql {
     /// `schema` is a quoted name, `now` and `server` are expressions.
-    pub(super) fn new(schema: &str, now: &str, server: &str) -> Self {
+    pub(super) fn new(schema: &str, now: &str, server: &str, call_timeout: Duration) -> Self {
+        let names = Names {
+            schema: schema.to_owned(),
+            now: now.to_owned(),
+            server: server.to_owned(),
+            lock_ms: millis(call_timeout / WAITS_IN_A_CALL).clamp(1, LOCK_MS),
+        };
         let begin = |shape: Shape, begun| {
             let [calls @ .., _] = &BEGIN_CALLS;
             shape.of(&without_places(&BEGIN.replace("{BEGUN}", begun)), calls)
@@ -361,14 +384,9 @@ impl Sql {
             (Kind::Look, Shape::Many, LOOK.to_owned()),
             (Kind::Want, Shape::Many, WANT.to_owned()),
         ];
-        let texts = texts.map(|(kind, shape, text)| ((kind, shape), filled(&text, schema, now, server)));
-        Self {
-            schema: schema.to_owned(),
-            now: now.to_owned(),
-            server: server.to_owned(),
-            end_in_tx: filled(&end(Shape::One, ENDED, "", ""), schema, now, server),
-            texts: texts.into(),
-        }
+        let texts = texts.map(|(kind, shape, text)| ((kind, shape), filled(&text, &names)));
+        let end_in_tx = filled(&end(Shape::One, ENDED, "", ""), &names);
+        Self { names, end_in_tx, texts: texts.into() }
     }
 
     /// The form of a statement for one call: not each kind has one of its own.
@@ -382,11 +400,11 @@ impl Sql {
 
     /// Another statement, with the names filled in.
     pub(super) fn filled(&self, text: &str) -> String {
-        filled(text, &self.schema, &self.now, &self.server)
+        filled(text, &self.names)
     }
 }
 
-fn filled(text: &str, schema: &str, now: &str, server: &str) -> String {
+fn filled(text: &str, names: &Names) -> String {
     let parts = [
         ("{MOMENT}", MOMENT),
         ("{ALIVE}", ALIVE),
@@ -402,12 +420,13 @@ fn filled(text: &str, schema: &str, now: &str, server: &str) -> String {
         ("{NO_ROW}", NO_ROW),
         ("{LEASE}", LEASE),
         ("{SURE}", SURE),
-        ("{NOW}", now),
-        ("{SERVER}", server),
-        ("{FORGETS}", &format!("idemkv-f:{}", schema.trim_matches('"'))),
+        ("{NOW}", &names.now),
+        ("{SERVER}", &names.server),
+        ("{FORGETS}", &format!("idemkv-f:{}", names.schema.trim_matches('"'))),
         ("{TOLD_MAX}", &TOLD_MAX.to_string()),
     ];
     let text = parts.iter().fold(text.to_owned(), |text, (name, part)| text.replace(name, part));
-    let text = text.replace("{INSERT_MS}", &INSERT_MS.to_string());
-    text.replace("{VACATED_MS}", &VACATED_MS.to_string()).replace("{S}", schema)
+    let text = text.replace("{LOCK_MS}", &names.lock_ms.to_string());
+    let text = text.replace("{PLACED_LOCK_MS}", &names.lock_ms.min(PLACED_LOCK_MS).to_string());
+    text.replace("{VACATED_MS}", &VACATED_MS.to_string()).replace("{S}", &names.schema)
 }

@@ -17,6 +17,7 @@ use crate::engine::handles::claim::Begin;
 use crate::engine::handles::handle::Handle;
 use crate::engine::handles::pending::Pending;
 use crate::error::BeginError;
+use crate::key::Digest;
 use crate::policy::Policy;
 use crate::record::tombstone::Tombstone;
 use crate::state::{Decision, Event, Phase, decide};
@@ -79,11 +80,7 @@ pub(super) async fn without_grant(
         Decision::Reused => Err(BeginError::KeyReused),
         // The row is to say so as well: how long it is remembered counts from now.
         Decision::Unresolved if is_over => {
-            let seen = (row.fence, row.state);
-            let lapse = ChangeAsk { digest: asked.digest, seen, to: RowState::Interrupted };
-            if core.ask(lapse, deadline).await.map_err(Core::refusal)?.is_done {
-                core.note_lapse(row, asked.digest);
-            }
+            core.lapses(row, asked.digest, deadline).await.map_err(Core::refusal)?;
             Ok(None)
         }
         Decision::Unresolved => Err(BeginError::Unresolved(row.interruption(&core.budget))),
@@ -92,6 +89,24 @@ pub(super) async fn without_grant(
         | Decision::Busy
         | Decision::Become(_)
         | Decision::Stay => unreachable!("a begin without a grant waits, is replayed or refused"),
+    }
+}
+
+impl Core {
+    /// Makes a claim interrupted that seemed to be over. `false` if it is not over by now, if its row
+    /// has changed, or if a transaction has the row.
+    pub(super) async fn lapses(
+        &self,
+        row: &KeyRow,
+        digest: Digest,
+        deadline: Deadline,
+    ) -> Result<bool, Miss> {
+        let lapse = ChangeAsk { digest, seen: (row.fence, row.state), to: RowState::Interrupted };
+        let is_done = self.ask(lapse, deadline).await?.is_done;
+        if is_done {
+            self.note_lapse(row, digest);
+        }
+        Ok(is_done)
     }
 }
 

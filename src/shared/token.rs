@@ -30,7 +30,8 @@ use crate::sync::Arc;
 use crate::task::caller::Caller;
 use crate::token_seal;
 
-const HAND_OVER: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}) \
+const HAND_OVER: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}, \
+      set_config('lock_timeout', '{LOCK_MS}', true) AS patience) \
     UPDATE {S}.keys k SET session = NULL, lease_until_ms = m.now_ms + k.lease_ms FROM moment m \
       WHERE k.digest = $1 AND k.nonce = $2 AND k.fence = $3 AND k.state = 1 AND k.lease_ms IS NOT NULL \
         AND {LEASE} > m.now_ms RETURNING k.fence";
@@ -93,7 +94,13 @@ impl SharedClaim {
                     continue;
                 }
             }
-            self.look_why(None, deadline).await?;
+            match core.ask(LookAsk { digest }, deadline).await {
+                Ok(looked) => drop(self.why(looked, None, deadline).await?),
+                Err(miss) => {
+                    tries.again(core, miss).await?;
+                    continue;
+                }
+            }
             tries.round(core).await?;
         }
     }

@@ -6,7 +6,7 @@ use super::sql::Sql;
 /// Marks the key for as long as the transaction lasts, unless another transaction has done so, and
 /// looks whether it has a row. It changes nothing, so begins of others go on.
 const LOOK: &str = "SELECT {NOW}, pg_try_advisory_xact_lock($2::bigint), u.id = $3::uuid, u.policies, \
-      current_setting('transaction_isolation') = 'read committed', nextval('{S}.fence'), k.digest IS NOT NULL \
+      current_setting('transaction_isolation') IN ('read committed', 'read uncommitted'), nextval('{S}.fence'), k.digest IS NOT NULL \
     FROM {S}.meta u LEFT JOIN {S}.keys k ON k.digest = $1::uuid";
 
 /// Reads the row, and the version of the policies that it is to be judged by.
@@ -24,15 +24,16 @@ const INSERT: &str = "INSERT INTO {S}.keys (state, digest, nonce, fence, attempt
       m.now_ms + $8::bigint, $7, $8, $9::smallint, $10::bytea, true, $11::bytea, $12::bytea FROM {MOMENT} \
     ON CONFLICT (digest) DO NOTHING RETURNING completed_ms, false";
 
-/// Writes the result where the row is still as the caller saw it.
+/// Writes the result where the row is still as the caller saw it, and no transaction has it.
 const UPDATE: &str = "UPDATE {S}.keys k SET state = 3, nonce = $2::uuid, fence = $3::bigint, attempt = $4::int, \
       fingerprint = $5::bytea, session = NULL, started_ms = $6::bigint, completed_ms = m.now_ms, \
       expires_ms = m.now_ms + $7::bigint, gone_ms = m.now_ms + $8::bigint, ttl_ms = $7, remembered_ms = $8, \
       unresolved_ms = NULL, lease_ms = NULL, lease_until_ms = NULL, interrupted_ms = NULL, e_fence = NULL, \
       e_attempt = NULL, e_started_ms = NULL, e_interrupted_ms = NULL, returned = false, leaving = false, \
       outcome = $9::smallint, body = $10::bytea, body_kept = true, progress = NULL \
-    FROM {MOMENT} WHERE k.digest = $1::uuid AND k.fence = $15::bigint AND k.state = $16::smallint AND k.fence < $3 \
-      AND (k.state <> 1 OR {LEASE} <= m.now_ms) RETURNING m.now_ms, k.wanted";
+    FROM {MOMENT}, (SELECT f.digest FROM {S}.keys f WHERE f.digest = $1::uuid FOR NO KEY UPDATE SKIP LOCKED) free \
+    WHERE k.digest = free.digest AND k.fence = $15::bigint AND k.state = $16::smallint AND k.state <> 1 AND k.fence < $3 \
+      RETURNING m.now_ms, k.wanted";
 
 /// After a result that was not written.
 const WHY: &str = "SELECT u.id = $1::uuid, u.policies FROM {S}.meta u";

@@ -32,6 +32,7 @@ impl Undelivered<'_> {
         let nonce = self.granting.arrives()?;
         let mut claim = SharedClaim::new(handle, self.attempt, nonce, self.resolves);
         claim.standing = self.standing;
+        claim.session = self.granting.session();
         Ok(claim)
     }
 

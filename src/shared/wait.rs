@@ -1,17 +1,17 @@
 //! The watcher: looks at the claims that callers of this process wait for, when it is told to,
 //! and at least once a second.
 
+use tokio::task::spawn_local;
+
 use super::connection::first;
 use super::core::Core;
 use super::row::{KeyRow, RowState};
 use super::statement::Miss;
-use super::statements::change::{ChangeAsk, Changed};
-use super::statements::look::{LookAsk, WantAsk};
+use super::statements::look::{LookAsk, Looked, WantAsk, Wanted};
 use super::watches::Due;
 use crate::Timestamp;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
-use crate::key::Digest;
 use crate::state::{Event, Phase, decide};
 use crate::sync::{Arc, Ordering};
 use crate::task::reply::Reply;
@@ -21,7 +21,7 @@ pub(super) async fn watch(core: Arc<Core>) {
     loop {
         let (due, next) = core.watches.due();
         if !due.is_empty() {
-            look_at_all(&core, due).await;
+            look_at_all(&core, due);
             continue;
         }
         let called = core.watches.called.notified();
@@ -39,57 +39,54 @@ struct Seen {
     row: Option<KeyRow>,
 }
 
-async fn look_at_all(core: &Arc<Core>, due: Vec<Due>) {
+/// A look that was sent.
+enum Sent {
+    Own(Result<Reply<Result<Looked, Miss>>, Miss>),
+    Other(Result<Reply<Result<Wanted, Miss>>, Miss>),
+}
+
+/// All are sent before the first answer comes, so that they share statements. Each answer is waited
+/// for by itself: a connection that falls silent delays those alone that it carries.
+fn look_at_all(core: &Arc<Core>, due: Vec<Due>) {
     let deadline = core.deadline();
-    let mut looks = Vec::new();
-    // All are sent before the first answer is awaited, so that they share a statement.
     for Due { attempt, is_own } in due {
         let digest = attempt.digest;
-        let (own, other) = if is_own {
-            (Some(core.send(LookAsk { digest }, deadline)), None)
+        let sent = if is_own {
+            Sent::Own(core.send(LookAsk { digest }, deadline))
         } else {
-            (None, Some(core.send(WantAsk { digest, fence: attempt.fence }, deadline)))
+            Sent::Other(core.send(WantAsk { digest, fence: attempt.fence }, deadline))
         };
-        looks.push((attempt, own, other));
+        let core = Arc::clone(core);
+        spawn_local(async move { look_at(&core, &attempt, sent, deadline).await });
     }
-    // So are those that make claims interrupted.
-    let mut over = Vec::new();
-    for (attempt, own, other) in looks {
-        let seen = match (own, other) {
-            (Some(Ok(look)), _) => look.get().await.unwrap_or(Err(Miss::Closed)).map(|looked| Seen {
-                now: looked.now,
-                is_told: true,
-                row: looked.row,
-            }),
-            (_, Some(Ok(want))) => want.get().await.unwrap_or(Err(Miss::Closed)).map(|wanted| Seen {
-                now: wanted.now,
-                // If the flag was neither there nor set, the row is locked or has changed since.
-                is_told: wanted.is_flagged || wanted.row.as_ref().is_some_and(|row| row.wanted),
-                row: wanted.row,
-            }),
-            (Some(Err(miss)), _) | (_, Some(Err(miss))) => Err(miss),
-            (None, None) => continue,
-        };
-        match seen.map(|seen| conclude(core, &attempt, seen)) {
-            Ok(Some(row)) => over.push((lapse(core, &row, attempt.digest, deadline), attempt, row)),
-            Ok(None) => {}
-            Err(Miss::NotDone(failure) | Miss::Unknown(failure) | Miss::Unread(failure)) => {
-                core.watches.failed(&attempt, failure, core.options.call_timeout);
-            }
-            Err(Miss::Busy(_) | Miss::Closed) => core.watches.later(&attempt, false),
+}
+
+async fn look_at(core: &Core, attempt: &Attempt, sent: Sent, deadline: Deadline) {
+    let seen = match sent {
+        Sent::Own(Ok(look)) => look.get().await.unwrap_or(Err(Miss::Closed)).map(|looked| Seen {
+            now: looked.now,
+            is_told: true,
+            row: looked.row,
+        }),
+        Sent::Other(Ok(want)) => want.get().await.unwrap_or(Err(Miss::Closed)).map(|wanted| Seen {
+            now: wanted.now,
+            // If the flag was neither there nor set, the row is locked or has changed since.
+            is_told: wanted.is_flagged || wanted.row.as_ref().is_some_and(|row| row.wanted),
+            row: wanted.row,
+        }),
+        Sent::Own(Err(miss)) | Sent::Other(Err(miss)) => Err(miss),
+    };
+    match seen.map(|seen| conclude(core, attempt, seen)) {
+        Ok(None) => {}
+        // Those of a group are answered together, so what they send shares a statement as well.
+        Ok(Some(row)) => match core.lapses(&row, attempt.digest, deadline).await {
+            Ok(true) => core.watches.ended(attempt, Ended::Interrupted),
+            Ok(false) | Err(_) => core.watches.later(attempt, false),
+        },
+        Err(Miss::NotDone(failure) | Miss::Unknown(failure) | Miss::Unread(failure)) => {
+            core.watches.failed(attempt, failure, core.options.call_timeout);
         }
-    }
-    for (lapsed, attempt, row) in over {
-        let changed = match lapsed {
-            Ok(lapsed) => lapsed.get().await.unwrap_or(Err(Miss::Closed)),
-            Err(miss) => Err(miss),
-        };
-        if changed.is_ok_and(|changed| changed.is_done) {
-            core.note_lapse(&row, attempt.digest);
-            core.watches.ended(&attempt, Ended::Interrupted);
-        } else {
-            core.watches.later(&attempt, false);
-        }
+        Err(Miss::Busy(_) | Miss::Closed) => core.watches.later(attempt, false),
     }
 }
 
@@ -125,15 +122,4 @@ fn conclude(core: &Core, attempt: &Attempt, seen: Seen) -> Option<KeyRow> {
 fn is_after(row: &KeyRow, attempt: &Attempt) -> bool {
     let stands_on_it = row.stands_on().is_some_and(|earlier| earlier.info.fence() == attempt.fence);
     row.attempt > attempt.number || stands_on_it
-}
-
-/// Asks for a claim whose lease is over to be made interrupted.
-fn lapse(
-    core: &Core,
-    row: &KeyRow,
-    digest: Digest,
-    deadline: Deadline,
-) -> Result<Reply<Result<Changed, Miss>>, Miss> {
-    let seen = (row.fence, row.state);
-    core.send(ChangeAsk { digest, seen, to: RowState::Interrupted }, deadline)
 }

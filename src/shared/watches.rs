@@ -1,6 +1,8 @@
 //! `Watches`: the claims for which callers of this process wait, and those whose end other
 //! processes are to be told of.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -30,17 +32,26 @@ struct Table {
     watched: DigestMap<Vec<Watch>>,
     /// The claims that this process has.
     own: DigestMap<Arc<Attempt>>,
+    plan: Plan,
 }
 
+/// When claims are to be looked at. A time that its claim's watch has no more is passed over, so
+/// nothing is taken out before its time, which is a second away at most.
+type Plan = BinaryHeap<Reverse<(Instant, Digest, Fence)>>;
+
 impl Table {
-    /// The watch of a claim.
-    fn of(&mut self, attempt: &Attempt) -> Option<&mut Watch> {
-        self.watched.get_mut(&attempt.digest)?.iter_mut().find(|watch| watch.attempt.fence == attempt.fence)
+    /// The watch of a claim, and the plan.
+    fn of(&mut self, attempt: &Attempt) -> Option<(&mut Watch, &mut Plan)> {
+        Some((watch_of(&mut self.watched, attempt.digest, attempt.fence)?, &mut self.plan))
     }
 
     fn is_own(&self, attempt: &Attempt) -> bool {
         self.own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence)
     }
+}
+
+fn watch_of(watched: &mut DigestMap<Vec<Watch>>, digest: Digest, fence: Fence) -> Option<&mut Watch> {
+    watched.get_mut(&digest)?.iter_mut().find(|watch| watch.attempt.fence == fence)
 }
 
 struct Watch {
@@ -50,9 +61,20 @@ struct Watch {
     pause: Duration,
     /// The key was told of since the last look was sent.
     is_told: bool,
+    /// Its look has no answer yet, so it is not due.
+    is_looked_at: bool,
     /// Since when the store has not answered.
     failing_until: Option<Deadline>,
     failure: Option<StoreFailure>,
+}
+
+impl Watch {
+    /// It is looked at after this time.
+    fn is_due_after(&mut self, time: Duration, plan: &mut Plan) {
+        self.due = Deadline::after(time);
+        let at = self.due.instant().map(|at| Reverse((at, self.attempt.digest, self.attempt.fence)));
+        plan.extend(at);
+    }
 }
 
 /// A claim that is looked at.
@@ -92,18 +114,21 @@ impl Watches {
         let new = || Watch {
             attempt: Arc::clone(attempt),
             waiters: 1,
-            due: Deadline::after(Duration::ZERO),
+            due: Deadline::NEVER,
             pause: PAUSE_MIN,
             is_told: false,
+            is_looked_at: false,
             failing_until: None,
             failure: None,
         };
-        let of_key = table.watched.entry(attempt.digest).or_default();
+        let Table { watched, plan, .. } = &mut *table;
+        let of_key = watched.entry(attempt.digest).or_default();
         let mut given_up = None;
         let watched = match of_key.iter_mut().find(|watch| watch.attempt.fence == attempt.fence) {
             // The wait for it was given up, and somebody has not looked yet.
             Some(watch) if watch.failure.is_some() => {
                 given_up = Some(std::mem::replace(watch, new()));
+                watch.is_due_after(Duration::ZERO, plan);
                 Arc::clone(attempt)
             }
             Some(watch) => {
@@ -111,7 +136,9 @@ impl Watches {
                 Arc::clone(&watch.attempt)
             }
             None => {
-                of_key.push(new());
+                let mut watch = new();
+                watch.is_due_after(Duration::ZERO, plan);
+                of_key.push(watch);
                 Arc::clone(attempt)
             }
         };
@@ -145,20 +172,28 @@ impl Watches {
 
     /// Why the wait for a claim was given up, if the store did not answer.
     pub(super) fn failure(&self, attempt: &Attempt) -> Option<StoreFailure> {
-        self.table.lock().of(attempt).and_then(|watch| watch.failure.clone())
+        self.table.lock().of(attempt).and_then(|(watch, _)| watch.failure.clone())
     }
 
     /// The claims to look at now, and when the next ones are due.
     pub(super) fn due(&self) -> (Vec<Due>, Option<Instant>) {
         let mut table = self.table.lock();
-        let Table { watched, own } = &mut *table;
+        let Table { watched, own, plan } = &mut *table;
         let is_own =
             |attempt: &Arc<Attempt>| own.get(&attempt.digest).is_some_and(|own| own.fence == attempt.fence);
-        let due = watched.values_mut().flatten().filter(|watch| watch.due.has_passed()).map(|watch| {
-            watch.is_told = false;
-            Due { attempt: Arc::clone(&watch.attempt), is_own: is_own(&watch.attempt) }
-        });
-        (due.collect(), watched.values().flatten().filter_map(|watch| watch.due.instant()).min())
+        let (mut due, now) = (Vec::new(), Deadline::after(Duration::ZERO).instant());
+        while let Some(&Reverse((at, digest, fence))) = plan.peek() {
+            if now.is_some_and(|now| at > now) {
+                return (due, Some(at));
+            }
+            plan.pop();
+            let Some(watch) = watch_of(watched, digest, fence) else { continue };
+            if !watch.is_looked_at && watch.due.instant() == Some(at) {
+                (watch.is_told, watch.is_looked_at) = (false, true);
+                due.push(Due { attempt: Arc::clone(&watch.attempt), is_own: is_own(&watch.attempt) });
+            }
+        }
+        (due, None)
     }
 
     /// A claim has ended: it is not looked at again, and its waiters are told. They may
@@ -166,7 +201,7 @@ impl Watches {
     /// grant was known here, or after the end was.
     pub(super) fn ended(&self, attempt: &Attempt, how: Ended) {
         let mut table = self.table.lock();
-        let stand_in = table.of(attempt).and_then(|watch| {
+        let stand_in = table.of(attempt).and_then(|(watch, _)| {
             watch.due = Deadline::NEVER;
             (!std::ptr::eq(&raw const *watch.attempt, attempt)).then(|| Arc::clone(&watch.attempt))
         });
@@ -181,12 +216,15 @@ impl Watches {
     /// are looked at more and more rarely.
     pub(super) fn later(&self, attempt: &Attempt, is_told: bool) {
         let mut table = self.table.lock();
-        if let Some(watch) = table.of(attempt) {
+        if let Some((watch, plan)) = table.of(attempt) {
+            watch.is_looked_at = false;
             watch.failing_until = None;
             watch.pause = if is_told { PAUSE_MAX } else { watch.pause.mul_f32(1.6).min(PAUSE_MAX) };
             // What was told meanwhile, the look may have been too early for.
-            watch.due = Deadline::after(if watch.is_told { Duration::ZERO } else { watch.pause });
+            watch.is_due_after(if watch.is_told { Duration::ZERO } else { watch.pause }, plan);
         }
+        drop(table);
+        self.called.notify_one();
     }
 
     /// The store did not answer. After `patience` the wait is given up, but for a claim of this
@@ -194,8 +232,10 @@ impl Watches {
     pub(super) fn failed(&self, attempt: &Attempt, failure: StoreFailure, patience: Duration) {
         let mut table = self.table.lock();
         let is_own = table.is_own(attempt);
-        let Some(watch) = table.of(attempt) else { return };
-        watch.due = Deadline::after(PAUSE_MAX);
+        let Some((watch, plan)) = table.of(attempt) else { return };
+        watch.is_looked_at = false;
+        watch.is_due_after(PAUSE_MAX, plan);
+        self.called.notify_one();
         if is_own {
             return;
         }
@@ -213,8 +253,10 @@ impl Watches {
     /// Has a key looked at now.
     pub(super) fn told(&self, digest: Digest) {
         let mut table = self.table.lock();
-        for watch in table.watched.get_mut(&digest).into_iter().flatten() {
-            watch.due = Deadline::after(Duration::ZERO);
+        let Table { watched, plan, .. } = &mut *table;
+        let Some(of_key) = watched.get_mut(&digest) else { return };
+        for watch in of_key {
+            watch.is_due_after(Duration::ZERO, plan);
             watch.is_told = true;
         }
         drop(table);
@@ -224,8 +266,10 @@ impl Watches {
     /// Has all looked at now, because something may have been missed.
     pub(super) fn all_due(&self) {
         let mut table = self.table.lock();
-        for watch in table.watched.values_mut().flatten() {
-            watch.due = Deadline::after(Duration::ZERO);
+        let Table { watched, plan, .. } = &mut *table;
+        for watch in watched.values_mut().flatten() {
+            watch.is_due_after(Duration::ZERO, plan);
+            watch.is_told = true;
             watch.pause = PAUSE_MIN;
         }
         drop(table);
@@ -301,6 +345,31 @@ mod tests {
         }
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         assert_eq!(watches.waiters(), 50_000);
+    }
+
+    #[test]
+    fn a_look_costs_no_walk_over_all_that_are_waited_for() {
+        let watches = Watches::default();
+        let attempts: Vec<_> = (0..50_000)
+            .map(|key| Attempt::new(AttemptParts { digest: key_of(key), ..AttemptParts::example(2) }))
+            .map(Arc::new)
+            .collect();
+        for attempt in &attempts {
+            watches.join(attempt);
+        }
+        assert_eq!(watches.due().0.len(), attempts.len());
+        for attempt in &attempts {
+            watches.later(attempt, true);
+        }
+        let (started, mut looks) = (crate::clock::Stopwatch::start(), 0);
+        for _ in 0..50_000 {
+            watches.told(key_of(7));
+            looks += watches.due().0.len();
+            watches.later(&attempts[7], true);
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        // The others may have come due once.
+        assert!((50_000..=100_000).contains(&looks), "{looks}");
     }
 
     /// Digests are spread over the whole range.

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use idemkv::{
-    Begin, BeginError, BeginInTx, ClaimError, ClaimInTx, Engine, Event, FailureKind, Fingerprint, Observer,
-    Outcome, Policy, Recovery, Scope, SharedError, Status,
+    Begin, BeginError, BeginInTx, ClaimError, ClaimInTx, CommitError, Engine, Event, FailureKind,
+    Fingerprint, Observer, Outcome, Policy, Recovery, Scope, SharedError, Status,
 };
 
 use crate::caller::Tx;
@@ -318,6 +318,54 @@ fn rows_of_earlier_attempts_are_taken_over_as_the_policy_says() {
                 }
             };
             assert!(matches!(refused, Err(BeginError::Unresolved(_))), "{refused:?}");
+        });
+    }
+}
+
+/// Only its caller knows what became of the transaction.
+#[test]
+fn a_begin_in_a_transaction_does_not_say_that_its_outcome_is_unknown() {
+    for caller in callers!() {
+        let server = &caller.server;
+        let (one, two) = (server.connect("known_tx"), server.connect("known_tx"));
+        let short = Policy::default().recovery(Recovery::Refuse).lease(Duration::from_millis(400));
+        one.set_policy("", short).unwrap();
+        std::mem::forget(claim(&one.scope(""), "key"));
+        // As poolers tell of a connection that broke.
+        let _refusals = server.refuse_changes("known_tx", "08006", "NEW.state = 2");
+        on_runtime(async {
+            let mut client = caller.connect().await;
+            let told = loop {
+                let mut transaction = client.transaction().await;
+                match transaction.begin(&two.scope(""), "key", request()).await {
+                    Ok(BeginInTx::InFlight(_)) => {}
+                    other => break other,
+                }
+            };
+            assert!(matches!(told, Err(BeginError::Shared(SharedError::Unavailable(_)))), "{told:?}");
+        });
+    }
+}
+
+#[test]
+fn a_row_that_another_transaction_has_is_not_waited_for() {
+    for caller in callers!() {
+        let server = &caller.server;
+        let (one, two) = (server.connect("locked_tx"), server.connect("locked_tx"));
+        claim(&one.scope(""), "key").release().unwrap();
+        let mut blocker = crate::server::Client::connect(server);
+        blocker.run("BEGIN; SELECT FROM locked_tx.keys FOR UPDATE");
+        on_runtime(async {
+            let mut client = caller.connect().await;
+            let mut transaction = client.transaction().await;
+            transaction.execute("SET LOCAL lock_timeout = '10s'").await.unwrap();
+            let held = begun(&two.scope(""), &mut transaction, "key").await;
+            let error = transaction.complete(held, "paid").await.unwrap_err();
+            assert!(
+                matches!(&error, ClaimError::Commit(CommitError::Shared(SharedError::Unavailable(failure))) if failure.kind() == FailureKind::Locked),
+                "{error}"
+            );
+            transaction.rollback().await.unwrap();
         });
     }
 }

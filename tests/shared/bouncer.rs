@@ -70,6 +70,18 @@ fn is_pooled(store: &Engine) -> bool {
     store.shared_stats().unwrap().is_pooled
 }
 
+/// The pooler drops the words with which a connection starts, and the role has by chance what they
+/// ask for.
+#[test]
+fn a_pooler_is_found_though_the_role_has_the_time_limit_that_is_asked_for() {
+    let Some(server) = crate::server::another() else { return };
+    server.sql("ALTER ROLE idemkv SET statement_timeout = '7s'");
+    let more = "ignore_startup_parameters = extra_float_digits, options";
+    let Some(bouncer) = Bouncer::start(&server, "transaction", more) else { return };
+    let options = bouncer.options("bouncer_role").statement_timeout(Duration::from_secs(7));
+    assert!(is_pooled(&options.connect().unwrap()));
+}
+
 #[test]
 fn a_pooler_in_transaction_mode_is_found_and_calls_work() {
     let server = server!();

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use idemkv::{
-    Begin, BeginError, Completion, Copied, CopyError, Durability, Engine, FailureKind, OpenError, Policy,
-    Recovery, Scope, SharedError, SharedOptions, Status,
+    Begin, BeginError, BeginInTx, Completion, Copied, CopyError, Durability, Engine, FailureKind, OpenError,
+    Policy, Recovery, Scope, SharedError, SharedOptions, Status,
 };
 
 use crate::server::{claim, on_runtime, request, within};
@@ -286,6 +286,32 @@ fn a_process_that_connected_before_the_copy_is_told_that_the_store_is_another() 
         .scope("plain")
         .begin("new", request())
         .is_err_and(|e| refused(&e))));
+}
+
+/// By its snapshot the tables are those that the engine connected to.
+#[test]
+fn a_transaction_with_a_snapshot_from_before_the_copy_stores_nothing() {
+    let server = server!();
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("x.idem");
+    fill(&path);
+    let early = server.options("copy_snapshot").session(Duration::from_secs(300)).connect().unwrap();
+    on_runtime(async {
+        let mut client = server.client().await;
+        let keeps = tokio_postgres::IsolationLevel::RepeatableRead;
+        let mut transaction = client.build_transaction().isolation_level(keeps).start().await.unwrap();
+        transaction.batch_execute("SELECT FROM copy_snapshot.meta").await.unwrap();
+        server.sql("DELETE FROM copy_snapshot.sessions");
+        read_only(&path).copy_to(server.options("copy_snapshot")).unwrap();
+        let begun = early.scope("plain").begin_in_tx(&mut transaction, "paid", request()).await;
+        let Ok(BeginInTx::Fresh(held)) = begun else { panic!("{begun:?}") };
+        let error = held.complete(&mut transaction, "again").await.unwrap_err();
+        assert!(error.to_string().contains("another store"), "{error}");
+        transaction.rollback().await.unwrap();
+    });
+    let copied = server.connect("copy_snapshot");
+    let paid = copied.scope("plain").get("paid");
+    assert!(matches!(&paid, Ok(Status::Done(_))), "{paid:?}");
 }
 
 /// The file's clock lags where its machine was off: spans stay, and dates move.

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use idemkv::{
-    Begin, ClaimError, CommitError, FailureKind, Policy, Recovery, SharedError, Status, StoreFailure, Waited,
+    Begin, BeginInTx, ClaimError, CommitError, FailureKind, Policy, Recovery, SharedError, Status,
+    StoreFailure, Waited,
 };
 
 use crate::server::{claim, on_runtime, request, within};
@@ -80,6 +81,41 @@ fn an_end_whose_row_a_transaction_holds_holds_up_its_own_key_alone() {
     held.complete("1").unwrap();
 }
 
+/// A call that may take as long as others wait for a row, or less.
+#[test]
+fn a_row_that_a_transaction_holds_fails_no_other_end_of_its_group_however_short_a_call_is() {
+    let server = server!();
+    let options = server.options("tx_brief").call_timeout(Duration::from_secs(1)).sweep_every(None);
+    let store = options.connections(1).session(Duration::from_secs(300)).connect().unwrap();
+    let scope = store.scope("");
+    let claims = ["a", "b", "c"].map(|key| (claim(&scope, key), "reply"));
+    let mut blocker = crate::server::Client::connect(server);
+    blocker.run("BEGIN; SELECT FROM tx_brief.keys WHERE key = 'a' FOR UPDATE");
+    let mut ended = store.complete_many(claims.into()).into_iter();
+    assert!(ended.next().unwrap().unwrap_err().is_retryable());
+    let failed: Vec<_> = ended.filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn what_resolves_or_forgets_a_row_that_a_transaction_holds_is_told_so() {
+    let server = server!();
+    let options = server.options("tx_held").call_timeout(Duration::from_secs(1)).sweep_every(None);
+    let store = options.session(Duration::from_secs(300)).connect().unwrap();
+    let scope = store.scope("");
+    drop(claim(&scope, "key"));
+    assert!(within(Duration::from_secs(30), || matches!(scope.get("key"), Ok(Status::Interrupted(_)))));
+    let mut blocker = crate::server::Client::connect(server);
+    blocker.run("BEGIN; SELECT FROM tx_held.keys WHERE key = 'key' FOR UPDATE");
+    let is_told = |error: &dyn std::error::Error| error.to_string().contains("still open");
+    let resolved = scope.resolve("key").unwrap_err();
+    assert!(is_told(&resolved), "{resolved}");
+    let forgot = scope.forget("key").unwrap_err();
+    assert!(is_told(&forgot), "{forgot}");
+    let begun = scope.begin("key", request()).unwrap_err();
+    assert!(is_told(&begun), "{begun}");
+}
+
 #[test]
 fn a_claim_in_an_open_transaction_is_not_taken_over_even_past_its_lease() {
     for caller in callers!() {
@@ -102,6 +138,11 @@ fn a_claim_in_an_open_transaction_is_not_taken_over_even_past_its_lease() {
                 panic!()
             };
             assert!(matches!(pending.wait_timeout(Duration::from_millis(300)), Ok(Waited::TimedOut)));
+            let mut other = caller.connect().await;
+            let mut twin = other.transaction().await;
+            let told = twin.begin(&two.scope(""), "key", request()).await;
+            assert!(matches!(told, Ok(BeginInTx::InFlight(_))), "{told:?}");
+            twin.rollback().await.unwrap();
             transaction.commit().await.unwrap();
             drop(completed.committed());
             assert!(matches!(pending.wait(), Ok(Waited::Done(_))));

@@ -67,6 +67,7 @@ mod processes;
 mod proxy;
 #[allow(dead_code, reason = "the tests of the HTTP layer and the queue alone use the rest")]
 mod server;
+mod snapshots;
 mod sweep;
 mod table;
 #[cfg(feature = "postgres-tls")]

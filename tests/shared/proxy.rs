@@ -24,8 +24,7 @@ struct State {
     mutes: bool,
     /// Requests with this text are not passed on.
     holds: Option<&'static str>,
-    /// Those of so many first connections, or of all.
-    holds_of: Option<u32>,
+    holds_of: Which,
     /// So many were held up.
     held: u32,
     /// This message of the server comes before each reply.
@@ -34,6 +33,27 @@ struct State {
     refuses: bool,
     /// So many connections were made.
     connections: u32,
+}
+
+/// The connections whose requests are held up.
+#[derive(Default)]
+enum Which {
+    #[default]
+    All,
+    /// So many first ones.
+    First(u32),
+    /// The one that sends such a request first, by its number once there is one.
+    One(Option<u32>),
+}
+
+impl Which {
+    fn has(&self, number: u32) -> bool {
+        match self {
+            Self::All => true,
+            Self::First(count) => number <= *count,
+            Self::One(one) => one.is_none_or(|one| one == number),
+        }
+    }
 }
 
 impl Orders {
@@ -121,12 +141,18 @@ impl Proxy {
     /// Holds requests with this text up, or none any more. One that is held up arrives later, also
     /// if its client has gone.
     pub fn hold(&self, text: Option<&'static str>) {
-        self.orders.set(|state| (state.holds, state.holds_of) = (text, None));
+        self.orders.set(|state| (state.holds, state.holds_of) = (text, Which::All));
     }
 
     /// The same for the connections that are there, and for none that comes.
     pub fn hold_of_present(&self, text: &'static str) {
-        self.orders.set(|state| (state.holds, state.holds_of) = (Some(text), Some(state.connections)));
+        self.orders
+            .set(|state| (state.holds, state.holds_of) = (Some(text), Which::First(state.connections)));
+    }
+
+    /// Holds up one request with this text, and its connection with it.
+    pub fn hold_one(&self, text: &'static str) {
+        self.orders.set(|state| (state.holds, state.holds_of) = (Some(text), Which::One(None)));
     }
 
     /// Waits until so many requests have been held up in all.
@@ -160,11 +186,18 @@ fn pass(
         orders.wait_while(|state| state.stalls || is_reply && state.mutes);
         let sent = &buffer[..read];
         let is_held = |state: &State| {
-            let is_meant = !is_reply && state.holds_of.is_none_or(|first| number <= first);
+            let is_meant = !is_reply && state.holds_of.has(number);
             let holds = state.holds.filter(|_| is_meant).map(str::as_bytes);
             holds.is_some_and(|text| sent.windows(text.len()).any(|part| part == text))
         };
-        orders.set(|state| state.held += u32::from(is_held(state)));
+        orders.set(|state| {
+            if is_held(state) {
+                state.held += 1;
+                if let Which::One(one) = &mut state.holds_of {
+                    *one = Some(number);
+                }
+            }
+        });
         orders.wait_while(is_held);
         let left = if is_reply { &orders.replies } else { &orders.requests };
         let is_cut =

@@ -227,7 +227,7 @@ fn apply(
             let is_right = if decision == Decision::Superseded { is_superseded(&used) } else { used.is_ok() };
             assert!(is_right, "{said}: {used:?}");
         }
-        Asks::Complete { .. } | Asks::Release { .. } => {
+        Asks::Complete { same } | Asks::Release { same } => {
             let is_release = matches!(asks, Asks::Release { .. });
             let ended =
                 if is_release { held.release().map(|()| None) } else { held.complete("reply").map(Some) };
@@ -239,7 +239,8 @@ fn apply(
                 assert_eq!(record.body(), b"x");
             }
             let after = if decision == Decision::Superseded {
-                before
+                // Of a claim that was over the row says so by now.
+                before.map(|state| if same && state == "1" { "2".to_owned() } else { state })
             } else {
                 Some(if is_release { "4" } else { "3" }.to_owned())
             };

@@ -61,7 +61,9 @@ fn a_release_whose_answer_got_lost_is_told_as_what_it_became() {
     drop(claim(&scope, "again"));
     assert!(within(Duration::from_secs(20), || store.shared_stats().unwrap().loose_ends == 0));
     for (number, (key, end)) in
-        [("key", "Released"), ("again", "Released"), ("again", "PutBack")].into_iter().enumerate()
+        [("key", "Released"), ("key", "PutBack"), ("again", "Released"), ("again", "PutBack")]
+            .into_iter()
+            .enumerate()
     {
         let held = claim(&scope, key);
         let on = "UPDATE ON told_release.keys";

@@ -144,6 +144,124 @@ fn a_forget_whose_answer_is_lost_forgets_nothing_that_came_since() {
     }
 }
 
+/// The commit of a completion takes longer than its answer is waited for, and than the lease lasts.
+/// The call meets its own statement's lock, and is not told that it came too late.
+#[test]
+fn an_end_that_is_still_being_committed_is_not_said_to_come_too_late() {
+    let server = server!();
+    let schema = "unknown_own_lock";
+    let options = server.options(schema).statement_timeout(Duration::from_millis(400));
+    let options = options.call_timeout(Duration::from_secs(60)).session(Duration::from_secs(300));
+    let store = options.sweep_every(None).connections(2).connect().unwrap();
+    let lease = Policy::default().recovery(idemkv::Recovery::Rerun).lease(Duration::from_secs(2));
+    store.set_policy("", lease).unwrap();
+    let held = claim(&store.scope(""), "key");
+    let gate = Gate::shut(server, schema, "UPDATE ON unknown_own_lock.keys", "NEW.state = 3");
+    std::thread::scope(|threads| {
+        let ending = threads.spawn(|| held.complete("reply"));
+        gate.holds(1);
+        let is_over =
+            "SELECT lease_until_ms < extract(epoch FROM clock_timestamp()) * 1000 FROM unknown_own_lock.keys";
+        assert!(within(Duration::from_secs(30), || server.one(is_over) == "t"));
+        // It asks some more times.
+        let trips = || store.shared_stats().unwrap().statements;
+        let before = trips();
+        assert!(within(Duration::from_secs(30), || trips() > before + 10 || ending.is_finished()));
+        gate.open();
+        let ended = ending.join().unwrap();
+        assert!(matches!(&ended, Ok(record) if record.body() == b"reply"), "{ended:?}");
+    });
+}
+
+/// The reply to a release is lost, and another caller begins the key before the release asks again.
+#[test]
+fn a_release_whose_answer_is_lost_is_not_said_to_come_too_late() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let schema = "unknown_release";
+    let store = behind(server, &proxy, schema).connect().unwrap();
+    let direct = server.connect(schema);
+    let held = claim(&store.scope(""), "key");
+    let gate = Gate::shut(server, schema, "UPDATE ON unknown_release.keys", "NEW.state = 4");
+    std::thread::scope(|threads| {
+        let releasing = threads.spawn(|| held.release());
+        gate.holds(1);
+        // The next connection waits until the key has been begun.
+        proxy.refuse(true);
+        proxy.cut_reply();
+        gate.open();
+        let mut begun = None;
+        within(Duration::from_secs(20), || {
+            if let Ok(Begin::Fresh(claim)) = direct.scope("").begin("key", request()) {
+                begun = Some(claim);
+            }
+            begun.is_some()
+        });
+        proxy.refuse(false);
+        let released = releasing.join().unwrap();
+        assert!(released.is_ok(), "{released:?}");
+        let record = begun.unwrap().complete("new").unwrap();
+        assert_eq!(record.attempt(), 1);
+    });
+}
+
+/// The release may never have arrived: its claim was over by then, and another caller has forgotten
+/// that. The row says nothing of it.
+#[test]
+fn a_release_of_which_nothing_is_left_is_neither_said_to_have_happened_nor_not_to_have() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let schema = "unknown_past";
+    let store = behind(server, &proxy, schema).connect().unwrap();
+    let direct = server.options(schema).cache_bytes(0).connect().unwrap();
+    let lease = Policy::default().recovery(idemkv::Recovery::Rerun).lease(Duration::from_secs(1));
+    direct.set_policy("", lease).unwrap();
+    let (scope, of_other) = (store.scope(""), direct.scope(""));
+    let held = claim(&scope, "key");
+    let refusals = server.refuse_changes(schema, "08006", "NEW.state = 4");
+    std::thread::scope(|threads| {
+        let releasing = threads.spawn(|| held.release());
+        refusals.wait_for(1);
+        proxy.refuse(true);
+        drop(refusals);
+        assert!(within(Duration::from_secs(20), || matches!(of_other.forget("key"), Ok(true))));
+        let claimed = claim(&of_other, "key");
+        proxy.refuse(false);
+        let error = releasing.join().unwrap().unwrap_err();
+        assert!(is_unknown(error.reason()) && !error.is_retryable(), "{error}");
+        // It is over in any case.
+        assert!(error.into_claim().is_none());
+        claimed.complete("new").unwrap();
+    });
+}
+
+/// The reply to a forget of an interruption is lost, and another caller resolves the key.
+#[test]
+fn a_forget_whose_answer_is_lost_does_not_say_that_it_forgot_what_was_resolved() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let schema = "unknown_resolved";
+    let store = behind(server, &proxy, schema).cache_bytes(0).connect().unwrap();
+    let direct = server.connect(schema);
+    let (scope, of_other) = (store.scope(""), direct.scope(""));
+    drop(claim(&scope, "key"));
+    assert!(within(Duration::from_secs(30), || matches!(scope.get("key"), Ok(Status::Interrupted(_)))));
+    let refusals = server.refuse_changes(schema, "08006", "NEW.state = 4");
+    std::thread::scope(|threads| {
+        let forgetting = threads.spawn(|| scope.forget("key"));
+        refusals.wait_for(1);
+        proxy.refuse(true);
+        drop(refusals);
+        let resolved = of_other.resolve("key");
+        resolved.unwrap().release().unwrap();
+        let claimed = claim(&of_other, "key");
+        proxy.refuse(false);
+        let forgot = forgetting.join().unwrap();
+        assert!(!matches!(forgot, Ok(true)), "{forgot:?}");
+        claimed.complete("new").unwrap();
+    });
+}
+
 /// The reply to a policy is lost, and another process sets one before the call asks what became of
 /// it.
 #[test]

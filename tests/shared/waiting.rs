@@ -3,8 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use idemkv::{Begin, BeginError, Busy, Waited};
+use idemkv::{Begin, BeginError, Busy, Pooling, SharedOptions, Waited};
 
+use crate::proxy::Proxy;
 use crate::server::{claim, request, within};
 
 /// Looks at the waiter's flag as another process does.
@@ -163,6 +164,36 @@ fn many_waiters_of_one_process_cost_one_look_a_second() {
 }
 
 /// The claims of a process that is gone are made interrupted together.
+/// Its look at one claim goes on a connection that falls silent.
+#[test]
+fn a_connection_that_falls_silent_keeps_no_waits_but_its_own() {
+    let server = server!();
+    let proxy = Proxy::to(server.port);
+    let direct = server.connect("wait_silent");
+    // Without prepared statements the text goes with each request.
+    let options = SharedOptions::new(proxy.url()).schema("wait_silent").pooling(Pooling::Transaction);
+    let options = options.connections(2).sweep_every(None).count_every(None);
+    let limit = Duration::from_secs(60);
+    let store = options.statement_timeout(limit).session(limit * 5).connect().unwrap();
+    let (here, there) = (store.scope(""), direct.scope(""));
+    let (first, second) = (claim(&there, "first"), claim(&there, "second"));
+    let pending = |key: &str| match here.begin(key, request()) {
+        Ok(Begin::InFlight(pending)) => pending,
+        other => panic!("{other:?}"),
+    };
+    let (of_first, of_second) = (pending("first"), pending("second"));
+    proxy.hold_one("SET wanted = true");
+    thread::scope(|threads| {
+        threads.spawn(|| drop(of_first.wait()));
+        proxy.wait_for_held(1);
+        second.complete("reply").unwrap();
+        let waited = of_second.wait_timeout(Duration::from_secs(20));
+        assert!(matches!(waited, Ok(Waited::Done(_))), "{waited:?}");
+        proxy.hold(None);
+        first.complete("reply").unwrap();
+    });
+}
+
 #[test]
 fn claims_that_are_found_over_together_share_a_statement() {
     let server = server!();

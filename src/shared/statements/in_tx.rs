@@ -1,6 +1,8 @@
 //! The statements of a claim that exists in one transaction only. They go by themselves, on the
 //! caller's connection.
 
+use std::rc::Rc;
+
 use tokio_postgres::types::Type;
 
 use crate::error::{FailureKind, StoreFailure};
@@ -8,10 +10,12 @@ use crate::key::Digest;
 use crate::record::Outcome;
 use crate::record::retention::Retention;
 use crate::shared::columns::{Id, Params, signed};
+use crate::shared::connection::Link;
 use crate::shared::core::Core;
 use crate::shared::granting::Asked;
 use crate::shared::open_tx::{Tx, asked};
 use crate::shared::row::{Columns, KeyRow, RowState};
+use crate::shared::statement::Miss;
 use crate::shared::statements::end::code;
 use crate::state::Fence;
 use crate::{Fingerprint, Timestamp};
@@ -32,7 +36,7 @@ pub(in crate::shared) struct Seen {
     pub(in crate::shared) now: Timestamp,
     pub(in crate::shared) is_of_this_store: bool,
     pub(in crate::shared) policies: i64,
-    /// Whether another look sees what was committed since.
+    /// Whether another look sees what was committed since: the transaction does not keep its snapshot.
     pub(in crate::shared) sees_more: bool,
     /// `None` if another transaction has marked the key.
     pub(in crate::shared) fence: Option<Fence>,
@@ -71,6 +75,17 @@ pub(in crate::shared) async fn look(
     Ok(Seen { now: columns.time()?, policies: columns.take()?, row: KeyRow::read(&mut columns)?, ..seen })
 }
 
+/// Whether the tables are still those of this engine's store, by a connection of the engine's: a
+/// transaction that keeps its snapshot sees the tables as they were.
+pub(in crate::shared) async fn is_of_store(core: &Core) -> Result<bool, Miss> {
+    let (sql, store) = (core.sql.filled("SELECT u.id = $1 FROM {S}.meta u"), Id(core.store));
+    let looked = core.errand(core.deadline(), async move |link: Rc<Link>| {
+        link.once(&sql, &Params::default().with(store, Type::UUID)).await
+    });
+    let rows = looked.await.map_err(Miss::of_a_read)?;
+    Ok(rows.first().is_some_and(|row| row.try_get(0).unwrap_or(false)))
+}
+
 fn no_store() -> StoreFailure {
     StoreFailure::new(FailureKind::Schema, "the table `meta` is empty")
 }
@@ -88,7 +103,7 @@ pub(in crate::shared) struct StoreAsk<'a> {
     pub(in crate::shared) body: &'a [u8],
     /// The version of the policies that the grant was decided under.
     pub(in crate::shared) policies: i64,
-    /// Fence and state of the row that the caller saw.
+    /// Fence and state of the row that the caller saw, which has no claim in flight.
     pub(in crate::shared) seen: Option<(Fence, RowState)>,
 }
 
