@@ -76,9 +76,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .router();
     let looking =
         Admin::new(&engine, |_request| Access::Look).title("charges, to look at").read_only().router();
+    let charges = IdempotencyLayer::new(&engine, "POST /v1/charges");
     let service = Router::new()
-        .route("/v1/charges", post(async || r#"{"id":"ch_1"}"#))
-        .layer(IdempotencyLayer::new(&engine, "POST /v1/charges"))
+        // On the route: a layer of the router would be around its fallback too.
+        .route("/v1/charges", post(async || r#"{"id":"ch_1"}"#).layer(charges))
         .nest("/ops/idempotency", admin)
         .nest("/look", looking);
 

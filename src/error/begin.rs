@@ -84,7 +84,8 @@ impl fmt::Display for BeginError {
         match self {
             Self::Key(error) => error.fmt(f),
             Self::KeyReused => f.write_str(
-                "the idempotency key was used for another request; send a new key with a new request",
+                "the idempotency key was used for another request; repeat the first request unchanged, and send a new key \
+                 with a new operation only",
             ),
             Self::Unresolved(interruption) => write!(
                 f,

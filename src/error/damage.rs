@@ -34,7 +34,7 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} is damaged at {}: {}; keep the file as it is, and restore both it and its log from a backup",
+            "{} is damaged at {}: {}; keep the file and its log as they are, and ask `idemkv doctor` what can be saved before you restore both from a backup",
             self.file.display(),
             self.place,
             self.what

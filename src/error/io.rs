@@ -89,7 +89,9 @@ fn advice_by_number(number: i32) -> Option<&'static str> {
 fn advice_by_kind(kind: io::ErrorKind) -> &'static str {
     match kind {
         kind if is_full(kind) => "the disk, or a quota or limit on it, is full: make room, and try again",
-        io::ErrorKind::NotFound => "its directory is not there: make the directory, or correct the path",
+        io::ErrorKind::NotFound => {
+            "it is not there, or its directory is not: correct the path, or make the directory"
+        }
         io::ErrorKind::NotADirectory => "a part of its path is not a directory: correct the path",
         io::ErrorKind::PermissionDenied => {
             "this process's user may not do that: let it read and write the file and its directory"

@@ -65,7 +65,7 @@ pub enum OpenError {
         /// `-wal` appended.
         opened_as: Box<str>,
     },
-    /// There is a log, but not the file that it belongs to.
+    /// There is a log, but not the file that it belongs to: the file is gone, or has another name.
     LogWithoutFile(PathBuf),
     /// The log belongs to another file.
     LogOfAnotherFile(PathBuf),
@@ -131,7 +131,8 @@ impl fmt::Display for OpenError {
             ),
             Self::LogWithoutFile(path) => write!(
                 f,
-                "the log {} is there, but not the file it belongs to; put the file back, or move the log away",
+                "the log {} is there, but not the file it belongs to, which is gone or has another name; put the file \
+                 back. If it is lost, move the log away, keep it, and restore a backup",
                 path.display()
             ),
             Self::LogOfAnotherFile(path) => {

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +43,8 @@ pub struct ClaimSlot(Arc<Slot>);
 struct Slot {
     /// Whether the run has begun: until then the operation certainly did nothing.
     has_begun: AtomicBool,
+    /// Whether the handler panicked while it had the claim. A layer may have caught the panic.
+    panicked: AtomicBool,
     /// Held over no call of the engine, and over no drop of a claim.
     place: Mutex<Place>,
     /// That the claim came back.
@@ -77,6 +80,11 @@ impl ClaimSlot {
     /// Whether the run of its handler has begun.
     pub(super) fn has_begun(&self) -> bool {
         self.0.has_begun.load(Ordering::Acquire)
+    }
+
+    /// Whether the handler panicked while it had the claim.
+    pub(super) fn panicked(&self) -> bool {
+        self.0.panicked.load(Ordering::Acquire)
     }
 
     /// The claim. `None` if it was taken already, or the request is over.
@@ -156,7 +164,8 @@ impl SlotOwner {
     pub(super) fn new(claim: Claim, never_store: Vec<HeaderName>) -> Self {
         let (lent, fence, has_lease) = (claim.pending(), claim.fence(), claim.lease_until().is_some());
         let (place, back) = (Mutex::new(Place::Here(claim)), Notify::new());
-        let slot = Slot { has_begun: AtomicBool::new(false), place, back, never_store };
+        let [has_begun, panicked] = [false; 2].map(AtomicBool::new);
+        let slot = Slot { has_begun, panicked, place, back, never_store };
         Self { slot: ClaimSlot(Arc::new(slot)), lent, fence, has_lease }
     }
 
@@ -332,6 +341,9 @@ impl Deref for HeldClaim {
 
 impl Drop for HeldClaim {
     fn drop(&mut self) {
+        if thread::panicking() {
+            self.slot.0.panicked.store(true, Ordering::Release);
+        }
         // After a call that consumed it, the slot knows what became of it, unless that call
         // panicked.
         self.slot.put(self.claim.take().map_or(Place::Interrupted, Place::Here));

@@ -93,7 +93,7 @@ impl Config {
 
     /// What is kept of a response that says nothing itself.
     pub(super) fn keep(&self, status: StatusCode) -> Keep {
-        self.keep_rule.as_ref().map_or(Keep::response(), |rule| rule(status))
+        self.keep_rule.as_ref().map_or_else(|| Keep::by_default(status), |rule| rule(status))
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+
 const TTL_MIN: Duration = Duration::from_millis(1);
 const TTL_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 /// What a response says of its operation, and what is kept of it. A handler puts it into the
 /// extensions of its response; otherwise the layer's [rule](super::IdempotencyLayer::keep)
-/// decides, which by default keeps every response.
+/// decides.
 ///
 /// ```
 /// use http::{Response, StatusCode};
@@ -41,7 +43,17 @@ impl Keep {
         Self { what, ttl: None }
     }
 
-    /// The operation is done, with success or not. Retries get this response. The default.
+    /// The rule of a layer that was given none.
+    pub(super) fn by_default(status: StatusCode) -> Self {
+        match status {
+            // A layer behind this one has dropped the handler, or a service downstream is late.
+            StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => Self::unknown(),
+            _ => Self::response(),
+        }
+    }
+
+    /// The operation is done, with success or not. Retries get this response. The default, except
+    /// for the statuses of a time-out.
     pub const fn response() -> Self {
         Self::new(What::Response)
     }
@@ -69,8 +81,11 @@ impl Keep {
         Self::new(What::Unknown)
     }
 
-    /// How long this record is replayed, in place of the policy's time. 1 ms to 100 years; a time
+    /// How long this response is replayed, in place of the policy's time. 1 ms to 100 years; a time
     /// outside that range is moved to its nearest end.
+    ///
+    /// A shorter time does not free the key: for the rest of the time that the policy remembers
+    /// it, retries get [`Expired`](super::ProblemKind::Expired) and run nothing.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl.clamp(TTL_MIN, TTL_MAX));
         self

@@ -235,7 +235,11 @@ impl IdempotencyLayer {
 /// What is kept of responses.
 impl IdempotencyLayer {
     /// What is kept of a response that has no [`Keep`] in its extensions, by its status. Default
-    /// every response.
+    /// every response but a time-out: after 408 and 504 the outcome is [unknown](Keep::unknown).
+    ///
+    /// A rule replaces the default one. Name in it every status that a layer behind this one gives
+    /// when it drops a handler. A 500 of a layer that catches panics needs no rule if the handler
+    /// had taken its claim.
     ///
     /// ```
     /// # use idemkv::Engine;
@@ -246,7 +250,7 @@ impl IdempotencyLayer {
     /// let layer = IdempotencyLayer::new(&engine, "POST /v1/charges");
     /// let layer = layer.keep(|status| match status.as_u16() {
     ///     400 => Keep::not_started(),
-    ///     504 => Keep::unknown(),
+    ///     408 | 504 => Keep::unknown(),
     ///     _ => Keep::response(),
     /// });
     /// # drop(layer);

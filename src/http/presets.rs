@@ -13,7 +13,7 @@ use super::key::WEBHOOK_ID;
 use super::layer::IdempotencyLayer;
 use super::problem::{Problem, SAFE_NEW_KEY};
 use super::problem_kind::ProblemKind;
-use crate::{Engine, Recovery, SetPolicyError};
+use crate::{Engine, Policy, Recovery, SetPolicyError};
 
 /// Senders retry for days, and people deliver old events again.
 const WEBHOOK_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -43,6 +43,14 @@ fn stripe_error(problem: &Problem) -> Response<Bytes> {
     response
 }
 
+/// Late deliveries are told so for at least as long as before.
+fn webhook_policy(policy: Policy) -> Policy {
+    match policy.get_tombstone_ttl() {
+        Some(remembered) => policy.ttl(WEBHOOK_TTL).tombstone_ttl(remembered.max(WEBHOOK_TTL)),
+        None => policy.ttl(WEBHOOK_TTL),
+    }
+}
+
 impl IdempotencyLayer {
     /// As draft-ietf-httpapi-idempotency-key-header-07 has it, to the letter: keys in double
     /// quotes.
@@ -70,8 +78,8 @@ impl IdempotencyLayer {
     ///   [`Recovery::Refuse`] deliveries are refused until the key is resolved.
     /// - An event that is done is answered with 200 even if its response is no longer kept: a 410
     ///   would make the sender switch the endpoint off.
-    /// - The scope's policy is declared: records are kept for 30 days. Its other parts are those
-    ///   of the engine's default policy.
+    /// - The scope's policy is declared: records are kept for 30 days, and so are tombstones that
+    ///   would go earlier. Its other parts are those of the engine's default policy.
     ///
     /// # Errors
     ///
@@ -91,8 +99,7 @@ impl IdempotencyLayer {
         scope: impl AsRef<[u8]>,
         recovery: Recovery,
     ) -> Result<Self, SetPolicyError> {
-        let policy = engine.policy().ttl(WEBHOOK_TTL).recovery(recovery);
-        engine.set_policy(&scope, policy)?;
+        engine.set_policy(&scope, webhook_policy(engine.policy()).recovery(recovery))?;
         let keep = |status: StatusCode| if status.is_success() { Keep::response() } else { Keep::unknown() };
         Ok(Self::new(engine, scope)
             .key_header(WEBHOOK_ID)

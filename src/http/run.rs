@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::body::{LayerBody, Read, Reading, Whole};
-use super::claim::{Returned, SlotOwner};
+use super::claim::{ClaimSlot, Returned, SlotOwner};
 use super::config::Config;
 use super::headers::Unstored;
 use super::keep::{Keep, What};
@@ -80,14 +80,14 @@ async fn settle<B: Body<Data = Bytes>>(
     response: Response<B>,
 ) -> Result<Response<LayerBody<B>>, Fault> {
     let config = &layer.config;
-    let said = response.extensions().get::<Keep>().copied();
-    let keep = said.unwrap_or_else(|| config.keep(response.status()));
+    let lent = slot.slot.clone();
     let claim = match slot.returned(config.claim_wait).await {
         Returned::Claim(claim) => claim,
         Returned::Stored(record) => return reply.first(config, &record, response.headers()),
         Returned::Lost(reason) => return not_stored(&reason, config, reply, attempt),
         Returned::Interrupted => return Err(attempt.lost()),
     };
+    let keep = said_of(&response, config, &lent);
     match keep.what {
         What::NotStarted => {
             // If it fails the key is interrupted, or the store has failed. That nothing happened
@@ -108,6 +108,17 @@ async fn settle<B: Body<Data = Bytes>>(
             let passing = response.map(|body| Read::TooLong(LayerBody::passing(body)));
             store(claim, config, reply, attempt, keep, passing).await
         }
+    }
+}
+
+/// What a response says of its operation. A failure that says nothing itself, and comes from a
+/// panic of the handler, says that the outcome is unknown.
+fn said_of<B>(response: &Response<B>, config: &Config, lent: &ClaimSlot) -> Keep {
+    let status = response.status();
+    match response.extensions().get::<Keep>() {
+        Some(said) => *said,
+        None if status.is_server_error() && lent.panicked() => Keep::unknown(),
+        None => config.keep(status),
     }
 }
 
@@ -153,7 +164,8 @@ async fn store<B: Body<Data = Bytes>>(
         Read::Whole(whole) => Some(encoded(Some(whole))),
         Read::TooLong(_) | Read::Failed(..) => None,
     };
-    if let Err(reason) = end(claim, is_failure(head.status), keep, whole, encoded(None)).await {
+    let completion = attempt.completion(keep);
+    if let Err(reason) = end(claim, is_failure(head.status), completion, whole, encoded(None)).await {
         return not_stored(&reason, config, reply, attempt);
     }
     reply.mark_first(config, attempt.started, &mut head);
@@ -187,11 +199,10 @@ fn not_stored<B: Body<Data = Bytes>>(
 async fn end(
     claim: Claim,
     is_failure: bool,
-    keep: Keep,
+    completion: Completion,
     whole: Option<Vec<u8>>,
     head: Vec<u8>,
 ) -> Result<(), ClaimError> {
-    let completion = keep.ttl.map_or(Completion::new(), |ttl| Completion::new().ttl(ttl));
     let mut claim = claim.insisting();
     for body in whole.into_iter().chain([head]) {
         match end_with(claim, is_failure, &body, completion).await {

@@ -105,8 +105,9 @@ impl Consumer {
     /// `describe` gives the key of a message, `spawn` hands the batch to an executor as one task,
     /// and `handler` is the operation. It is called once for a message whose operation has not
     /// run, with the claim, which has the number of the attempt, the fence, step keys and
-    /// progress. Messages with one key are handled one after the other, and so are those of one
-    /// [group](Delivery::group).
+    /// progress. Messages of one [group](Delivery::group) are handled one after the other, and so
+    /// are those with one key that are in no group. Of messages with one key in several groups, one
+    /// runs, and the others come again.
     ///
     /// A batch that is spawned goes on if this future is dropped: the results are stored, and the
     /// broker's next delivery gets them. Before you [close](crate::Engine::close) the engine, wait

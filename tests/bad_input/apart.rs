@@ -48,6 +48,11 @@ fn a_log_without_its_file_is_refused_and_no_file_is_made() {
     let error = refused_and_unchanged(&path, small());
     assert!(matches!(&error, OpenError::LogWithoutFile(found) if *found == log_of(&path)), "{error}");
     assert_says(&error, &["not the file it belongs to", "put the file back", "move the log away"]);
+    // Whatever it is opened for.
+    for options in [small().read_only(), small().existing()] {
+        let error = refused_and_unchanged(&path, options);
+        assert!(matches!(&error, OpenError::LogWithoutFile(found) if *found == log_of(&path)), "{error}");
+    }
     assert!(!path.exists());
 }
 
@@ -91,7 +96,7 @@ fn a_file_that_is_older_than_its_log_is_refused() {
     fs::copy(&backup, &path).unwrap();
     let error = refused(small().open(&path));
     assert!(matches!(&error, OpenError::Damaged(damage) if damage.file() == log_of(&path)), "{error:?}");
-    assert_says(&error, &["is damaged at", "restore both it and its log from a backup"]);
+    assert_says(&error, &["is damaged at", "restore both from a backup"]);
 }
 
 /// Frames of earlier openings are history: nothing acknowledged is in them alone.
@@ -142,7 +147,7 @@ fn an_unclean_log_that_was_cut_off_is_refused_at_every_length() {
         fs::write(log_of(&path), &log[..len]).unwrap();
         let error = refused(small().open(&path));
         assert!(matches!(&error, OpenError::Damaged(damage) if damage.file() == log_of(&path)), "{error:?}");
-        assert_says(&error, &["is damaged at", "restore both it and its log from a backup"]);
+        assert_says(&error, &["is damaged at", "restore both from a backup"]);
         assert!(fs::read(log_of(&path)).unwrap() == log[..len], "the log was changed");
     }
     fs::write(&path, &file).unwrap();

@@ -81,7 +81,10 @@ fn a_key_with_another_request_is_refused_in_every_state_and_changes_none() {
     let check = |engine: &Engine, key: &str| {
         let error = engine.default_scope().begin(key, Fingerprint::of(OTHER_REQUEST)).unwrap_err();
         assert!(matches!(error, BeginError::KeyReused) && !error.is_retryable(), "{key}: {error}");
-        assert_says(&error, &["used for another request", "send a new key"]);
+        assert_says(
+            &error,
+            &["used for another request", "repeat the first request unchanged", "a new operation only"],
+        );
     };
     ["done", "interrupted", "in flight"].iter().for_each(|key| check(&engine, key));
     assert_done(&engine, "done", b"reply");

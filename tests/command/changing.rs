@@ -29,6 +29,41 @@ fn without_consent_a_change_says_what_it_would_do_and_does_nothing() {
     assert!(contents(&file) == before, "a byte was changed");
 }
 
+/// The output goes to a disk that is full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_change_that_was_done_but_could_not_be_told_has_an_exit_code_of_its_own() {
+    let (folder, file) = closed();
+    let [copy, export, anew] = ["copy", "export", "anew"].map(|name| folder.path().join(name));
+    fs::write(&export, fine(&file, "export", &[])).unwrap();
+    let untold = |subcommand: &str, first: &std::path::Path, arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_idemkv"));
+        command.arg(subcommand).arg(first).args(arguments).stdin(std::process::Stdio::null());
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ran = command.stdout(full).output().unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!(ran.status.code(), Some(7), "{subcommand}: {said}");
+        assert!(said.contains("it was done"), "{subcommand}: {said}");
+    };
+    untold("forget", &file, &["order 01", "--scope", "charges", "--yes"]);
+    assert!(matches!(status(&file, "charges", "order 01"), Status::Vacant));
+    untold("resolve", &file, &["monthly", "--scope", "reports", "--as", "failed", "--body", "", "--yes"]);
+    assert!(matches!(status(&file, "reports", "monthly"), Status::Done(_)));
+    untold("compact", &file, &["--yes"]);
+    untold("backup", &file, &[copy.to_str().unwrap(), "--yes"]);
+    untold("import", &export, &[anew.to_str().unwrap()]);
+    untold("restore", &copy, &[file.to_str().unwrap(), "--yes"]);
+    assert!(copy.exists() && anew.exists());
+    // What only looks has done nothing.
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let looks = std::process::Command::new(env!("CARGO_BIN_EXE_idemkv"))
+        .arg("stats")
+        .arg(&file)
+        .stdout(full)
+        .output();
+    assert_eq!(looks.unwrap().status.code(), Some(1));
+}
+
 #[test]
 fn an_interrupted_key_gets_the_outcome_that_it_is_given() {
     let (folder, file) = closed();
@@ -40,6 +75,7 @@ fn an_interrupted_key_gets_the_outcome_that_it_is_given() {
     let ran = on(&file, "resolve", &[&arguments[..], &["--remember", "3h"]].concat());
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.err.contains("attempt 1, progress of 6 bytes") && ran.err.contains("for 3h"), "{ran:?}");
+    assert!(ran.err.contains("may still be at work"), "{ran:?}");
     let Status::Done(record) = status(&file, "refunds", "lost") else { panic!() };
     assert_eq!((record.outcome(), record.body()), (Outcome::Success, &b"refunded \xff"[..]));
     assert_eq!(record.expires().saturating_since(record.completed()), Duration::from_secs(3 * 3_600));
@@ -114,6 +150,7 @@ fn a_result_is_not_kept_for_a_time_that_nobody_chose() {
     refused(&[&lost[..], &shorter].concat(), "give --remember 1h or more");
     refused(&[&lost[..], &["completed", "--ttl", "1h"]].concat(), "--body");
     refused(&[&lost[..], &["did-not-happen", "--body", "x"]].concat(), "leave the body out");
+    refused(&[&lost[..], &["did-not-happen", "--ttl", "1h"]].concat(), "leave --ttl and --remember out");
     refused(
         &["order 01", "--scope", "charges", "--yes", "--as", "did-not-happen"],
         "only a key that is interrupted",
@@ -188,6 +225,11 @@ fn a_forgotten_key_is_vacant_and_no_other_is() {
     assert!(matches!(status(&file, "charges", "order 01"), Status::Vacant));
     assert!(matches!(status(&file, "charges", "order 02"), Status::Done(_)));
     assert_eq!(on(&file, "forget", &["order 01", "--scope", "charges", "--yes"]).code, 6);
+    // Only of an interrupted key, what its attempt does by now is not known.
+    for (key, scope, is_open) in [("order 02", "charges", false), ("lost", "refunds", true)] {
+        let ran = on(&file, "forget", &[key, "--scope", scope]);
+        assert_eq!((ran.code, ran.err.contains("may still be at work")), (1, is_open), "{ran:?}");
+    }
 }
 
 /// The service may have chosen that its interrupted keys stay so for ever, which its file does not

@@ -50,6 +50,24 @@ fn a_cut_log_and_a_missing_one_are_damage() {
     assert!(ran.out.contains("Put it beside the file"), "{ran:?}");
 }
 
+#[test]
+fn a_file_that_is_gone_is_said_to_be_gone_while_its_log_is_there() {
+    let (_folder, file) = killed();
+    fs::remove_file(&file).unwrap();
+    for subcommand in ["stats", "verify", "list", "export"] {
+        let ran = on(&file, subcommand, &[]);
+        let said = ran.out + &ran.err;
+        assert!(ran.code == 3 && said.contains("put the file back"), "{subcommand}: {said}");
+    }
+    let ran = on(&file, "doctor", &[]);
+    assert!(ran.code == 3 && ran.out.contains("the file is gone"), "{ran:?}");
+    // Without the log, nobody can know.
+    fs::remove_file(log_of(&file)).unwrap();
+    let ran = on(&file, "doctor", &[]);
+    assert!(ran.code == 1 && ran.out.contains("neither such a file"), "{ran:?}");
+    assert!(!ran.out.contains("nothing is lost"), "{ran:?}");
+}
+
 /// A frame is written over zeros, in sectors: a kill of the machine leaves any of them.
 #[test]
 fn of_a_torn_frame_at_the_end_of_the_log_it_cannot_tell() {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::helpers::{claim, closed, contents, fine, killed, on, run};
-use idemkv::Engine;
+use idemkv::{Begin, Completion, Engine, Fingerprint};
 use serde_json::Value;
 
 #[test]
@@ -40,6 +40,42 @@ fn keys_are_counted_by_scope_and_state() {
     assert_eq!(stats["policies"], 1);
     let text = fine(&file, "stats", &[]);
     assert!(text.contains("\"charges\"") && text.contains("policies of their own: 1"), "{text}");
+}
+
+#[test]
+fn a_scope_in_json_is_its_name_in_every_subcommand() {
+    let (folder, names) = (tempfile::tempdir().unwrap(), [&b"back\\slash"[..], b"\xff"]);
+    let file = folder.path().join("x.idem");
+    let engine = Engine::open(&file).unwrap();
+    for name in names {
+        let Begin::Fresh(claim) = engine.scope(name).begin("key", Fingerprint::of("request")).unwrap() else {
+            panic!()
+        };
+        claim.complete("made").unwrap();
+    }
+    engine.close().unwrap();
+    let stats: Value = serde_json::from_str(&fine(&file, "stats", &["--format", "json"])).unwrap();
+    let listed = fine(&file, "list", &["--format", "json"]);
+    for fields in [
+        stats["scopes"].as_array().unwrap().clone(),
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>(),
+    ] {
+        assert!(fields.iter().any(|field| field["scope"] == "back\\slash"), "{fields:?}");
+        assert!(fields.iter().any(|field| field["scope_hex"] == "ff"), "{fields:?}");
+    }
+}
+
+#[test]
+fn a_body_that_was_not_kept_is_no_empty_body() {
+    let (folder, how) = (tempfile::tempdir().unwrap(), Completion::new().discard_body());
+    let file = folder.path().join("x.idem");
+    let engine = Engine::open(&file).unwrap();
+    claim(&engine, "", "empty").complete("").unwrap();
+    claim(&engine, "", "not kept").complete_with("secret", how).unwrap();
+    engine.close().unwrap();
+    assert_eq!(on(&file, "get", &["empty", "--body"]).code, 0);
+    let ran = on(&file, "get", &["not kept", "--body"]);
+    assert!(ran.code == 6 && ran.err.contains("was not kept"), "{ran:?}");
 }
 
 /// Clients choose keys, and spreadsheets run formulas.

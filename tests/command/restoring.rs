@@ -76,6 +76,8 @@ fn a_file_that_was_lost_is_restored_and_nothing_else_is_left() {
     let (folder, file, backup) = backed_up();
     fs::remove_file(&file).unwrap();
     fs::write(log_of(&file), "of the lost file").unwrap();
+    let ran = restore(&backup, &file, &["--dry-run"]);
+    assert!(ran.err.contains("a log that lies here without its file"), "{ran:?}");
     let ran = restore(&backup, &file, &["--yes"]);
     assert!(ran.code == 0 && ran.err.contains("there is no file") && ran.out.contains("sound"), "{ran:?}");
     assert!(fs::read(&file).unwrap() == fs::read(&backup).unwrap());

@@ -1,9 +1,12 @@
 //! What a handler has of its claim, and what its response says of the operation.
 
+use std::future::pending;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::poll_immediate;
 use http::{HeaderName, Response};
 use http_body_util::BodyExt;
@@ -122,6 +125,63 @@ async fn a_rule_by_status_holds_where_the_response_says_nothing() {
     assert!(says.post("b", "").await.is_replay());
 }
 
+/// A layer behind this one has dropped a handler that charges.
+#[tokio::test]
+async fn a_time_out_behind_the_layer_leaves_the_outcome_unknown() {
+    let home = home();
+    let charges = home.engine.scope("charges");
+    for status in [408, 504] {
+        let client = serving(&home.layer(), move |request: Seen| async move {
+            let hangs = async move {
+                let _claim = held(&request);
+                pending::<()>().await;
+            };
+            assert!(poll_immediate(hangs).await.is_none());
+            Ok(reply(status, "it took too long"))
+        });
+        let key = status.to_string();
+        let first = client.post(&key, "").await;
+        assert_eq!((first.status.as_u16(), first.forbids_retries()), (status, false));
+        assert!(matches!(charges.get(&key).unwrap(), Status::Interrupted(_)), "{status}");
+        assert_eq!(client.post(&key, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
+        assert_eq!(client.runs(), 1);
+        // A handler may know better.
+        let says = serving(&home.layer(), move |_| async move {
+            let mut response = reply(status, "the bank refused: it is too late");
+            response.extensions_mut().insert(Keep::response());
+            Ok(response)
+        });
+        let key = format!("{status}-said");
+        says.post(&key, "").await;
+        assert!(says.post(&key, "").await.is_replay());
+    }
+}
+
+/// As a layer does that answers a panic with 500.
+async fn caught(handler: impl Future<Output = ()>, status: u16) -> Result<http::Response<Body>, Refused> {
+    AssertUnwindSafe(handler).catch_unwind().await.unwrap_err();
+    Ok(reply(status, "it panicked"))
+}
+
+#[tokio::test]
+async fn a_panic_that_a_layer_behind_this_one_catches_leaves_the_outcome_unknown() {
+    let home = home();
+    // A rule by status can't see it.
+    let layer = home.layer().keep(|_| Keep::response());
+    let panics = |claim: HeldClaim| async move {
+        let _claim = claim;
+        resume_unwind(Box::new("a planned panic"));
+    };
+    let client = serving(&layer, move |request: Seen| caught(panics(held(&request)), 500));
+    assert_eq!(client.post(KEY, "").await.status, 500);
+    assert!(matches!(home.engine.scope("charges").get(KEY).unwrap(), Status::Interrupted(_)));
+    assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::OutcomeUnknown));
+    // A handler that knows how its operation ended says so.
+    let knows = serving(&layer, move |request: Seen| caught(panics(held(&request)), 201));
+    knows.post("known", "").await;
+    assert!(knows.post("known", "").await.is_replay());
+}
+
 #[tokio::test]
 async fn a_response_can_have_a_time_of_its_own() {
     let clock = idemkv::sim::ManualClock::at_millis(1_800_000_000_000);
@@ -130,11 +190,29 @@ async fn a_response_can_have_a_time_of_its_own() {
     client.post(KEY, "").await;
     clock.advance(Duration::from_secs(59));
     assert!(client.post(KEY, "").await.is_replay());
-    clock.advance(Duration::from_secs(2));
-    assert!(!client.post(KEY, "").await.is_replay());
     let absurd = saying(&home, Keep::response().ttl(Duration::MAX));
     absurd.post("absurd", "").await;
     assert!(absurd.post("absurd", "").await.is_replay());
+}
+
+/// A retry comes in the time for which the policy remembers the key.
+#[tokio::test]
+async fn a_response_with_a_shorter_time_frees_its_key_no_earlier() {
+    let minute = Duration::from_secs(60);
+    let hour = 60 * minute;
+    for options in [Engine::options().ttl(hour), Engine::options().ttl(2 * minute).tombstone_ttl(hour)] {
+        let clock = ManualClock::at_millis(1_800_000_000_000);
+        let home = home_with(options.clock(&clock));
+        let client = saying(&home, Keep::response().ttl(minute));
+        client.post(KEY, "").await;
+        clock.advance(minute);
+        assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::Expired));
+        clock.advance(hour - minute - Duration::from_millis(1));
+        assert_eq!(client.post(KEY, "").await.problem(), Some(ProblemKind::Expired));
+        assert_eq!(client.runs(), 1);
+        clock.advance(Duration::from_millis(1));
+        assert_eq!((client.post(KEY, "").await.problem(), client.runs()), (None, 2));
+    }
 }
 
 #[tokio::test]

@@ -86,6 +86,22 @@ async fn a_webhook_is_handled_once_whatever_time_its_tries_are_signed_with() {
     assert!(home.engine.scope("events").policy().get_ttl() >= Duration::from_secs(75 * 3_600));
 }
 
+/// The options that the guide shows: a week is less than the time of webhooks.
+#[tokio::test]
+async fn webhooks_take_the_times_of_a_service_that_remembers_keys_for_less() {
+    let day = Duration::from_secs(24 * 3_600);
+    let clock = idemkv::sim::ManualClock::at_millis(1_800_000_000_000);
+    let home = home_with(Engine::options().clock(&clock).ttl(day).tombstone_ttl(7 * day));
+    let layer = IdempotencyLayer::webhook(&home.engine, "events", Recovery::Rerun).unwrap();
+    let client = client(&layer, 200, "handled");
+    client.send(delivery("msg_1", "1", "paid")).await;
+    clock.advance(29 * day);
+    assert_eq!(client.send(delivery("msg_1", "2", "paid")).await.body, "handled");
+    assert_eq!(client.runs(), 1);
+    let policy = home.engine.scope("events").policy();
+    assert_eq!((policy.get_ttl(), policy.get_tombstone_ttl()), (30 * day, Some(30 * day)));
+}
+
 #[tokio::test]
 async fn a_webhook_that_was_not_handled_runs_again_if_that_was_chosen() {
     for recovery in [Recovery::Rerun, Recovery::Refuse] {

@@ -1,10 +1,10 @@
-//! What the snippets of the README and the guide call: a bank that counts its effects, an executor, and a web framework.
+//! What the snippets of the README and the guide call: a bank that counts its effects, and an executor.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::task::Poll;
 
@@ -49,6 +49,17 @@ pub async fn charge(request: String) -> String {
 
 pub async fn bank(_step: String, request: String) -> Result<String, String> {
     Ok(charge(request).await)
+}
+
+/// What the bank knows of the charges that it is asked for, in this order: a receipt, nothing that it could say, and that
+/// there is none.
+pub async fn find_charge(_step: String) -> Result<Option<String>, String> {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    match ASKED.fetch_add(1, Ordering::Relaxed) {
+        0 => Ok(Some("charged \"late\"".to_owned())),
+        1 => Err("no answer".to_owned()),
+        _ => Ok(None),
+    }
 }
 
 /// As much of tokio as the snippets use.
@@ -104,49 +115,5 @@ pub mod tokio {
             }
         });
         JoinHandle(ours)
-    }
-}
-
-/// As much of axum as the snippets use.
-pub mod axum {
-    pub mod extract {
-        pub struct State<S>(pub S);
-    }
-
-    pub mod http {
-        use std::collections::HashMap;
-
-        #[derive(Debug, Default)]
-        pub struct HeaderMap(pub HashMap<&'static str, HeaderValue>);
-
-        impl HeaderMap {
-            pub fn get(&self, name: &str) -> Option<&HeaderValue> {
-                self.0.get(name)
-            }
-        }
-
-        #[derive(Debug)]
-        pub struct Invalid;
-
-        #[derive(Debug)]
-        pub struct HeaderValue(pub String);
-
-        impl HeaderValue {
-            pub fn to_str(&self) -> Result<&str, Invalid> {
-                if self.0.is_ascii() { Ok(&self.0) } else { Err(Invalid) }
-            }
-        }
-
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub struct StatusCode(pub u16);
-
-        impl StatusCode {
-            pub const BAD_REQUEST: Self = Self(400);
-            pub const INTERNAL_SERVER_ERROR: Self = Self(500);
-
-            pub fn from_u16(code: u16) -> Result<Self, Invalid> {
-                if (100..1_000).contains(&code) { Ok(Self(code)) } else { Err(Invalid) }
-            }
-        }
     }
 }

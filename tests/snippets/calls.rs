@@ -57,24 +57,12 @@ pub fn steps(engine: &Engine, request: Fingerprint) -> Result<(), Error> {
     Ok(())
 }
 
-pub fn resolve(engine: &Engine, request: Fingerprint) -> Result<(), Error> {
-    // shown: resolve
-    use idemkv::BeginError;
-
-    let charges = engine.scope("charges");
-    if let Err(BeginError::Unresolved(lost)) = charges.begin("key", request) {
-        println!("{lost}: ask the bank");
-        charges.resolve_if("key", lost.fence())?.complete("charged")?; // it was
-    }
-    // end
-    Ok(())
-}
-
 pub fn list(engine: &Engine) -> Result<(), Error> {
     // shown: list
-    for lost in engine.interrupted().scope("charges").limit(100).get()? {
-        let key = lost.key().escape_ascii();
-        println!("{key} since {:?}: {:?}", lost.interrupted_at(), lost.last_progress());
+    for open in engine.interrupted().scope("POST /v1/charges").limit(100).get()? {
+        let (key, lost) = (open.key().escape_ascii(), open.attempt());
+        println!("{key}: attempt {}, fence {}", lost.attempt(), lost.fence());
+        println!("  since {:?}, {:?}", open.interrupted_at(), open.last_progress());
     }
     // end
     Ok(())
@@ -138,7 +126,9 @@ pub fn batch(engine: &Engine) -> Result<(), Error> {
         }
     }
     for result in engine.complete_many(done) {
-        result?;
+        if let Err(error) = result {
+            eprintln!("{error}"); // it has run: a retry finds its key interrupted
+        }
     }
     // end
     Ok(())

@@ -1,14 +1,15 @@
 //! The handlers of the README and the guide, word for word: the lines between two marks are shown there.
 
-use super::bank::{axum, bank, charge, tokio};
+use super::bank::{bank, charge, find_charge, tokio};
 
 pub mod web {
     use super::{bank, tokio};
-    // shown: a web handler
+    use axum::http::StatusCode;
     use idemkv::{BeginError, Fault, Fingerprint, RunError, Scope};
 
+    // shown: a web handler
     /// POST /v1/charges: a status and a body.
-    pub async fn post_charge(charges: Scope, key: String, request: String) -> (u16, String) {
+    pub async fn post_charge(charges: Scope, key: String, request: String) -> (StatusCode, String) {
         let fingerprint = Fingerprint::of(&request);
         // A task of its own, which goes on when the client hangs up and this future is dropped.
         let spawn = |task| drop(tokio::spawn(task));
@@ -17,30 +18,85 @@ pub mod web {
             Box::pin(async move { bank(step, request).await.map_err(Fault::Final) })
         });
         match ran.await {
-            Ok(Ok(receipt)) => (200, receipt),
-            Ok(Err(declined)) => (402, declined),
-            Err(error) => (status(&error), error.to_string()),
+            Ok(Ok(receipt)) => (StatusCode::OK, receipt),
+            Ok(Err(declined)) => (StatusCode::PAYMENT_REQUIRED, declined),
+            Err(error) => {
+                // For your log alone: it may name files, and says what you can do.
+                eprintln!("{error}");
+                let (status, text) = told(&error);
+                (status, text.to_owned())
+            }
         }
     }
 
-    fn status(error: &RunError<String, String>) -> u16 {
+    /// What the client is told.
+    fn told(error: &RunError<String, String>) -> (StatusCode, &'static str) {
         match error {
-            RunError::Begin(BeginError::Key(_)) => 400,
-            RunError::Begin(BeginError::Unresolved(_)) => 409, // ask the bank, then resolve the key
-            RunError::InFlight(_) => 409, // only where you limit the wait: `run_within_async`
-            RunError::Begin(BeginError::Expired(_)) => 410,
-            RunError::Begin(BeginError::KeyReused) => 422,
-            error if error.is_retryable() => 503,
-            _ => 500,
+            RunError::Begin(BeginError::Key(_)) => (StatusCode::BAD_REQUEST, "this key can't be used"),
+            RunError::Begin(BeginError::KeyReused) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "this key belongs to another request")
+            }
+            RunError::Begin(BeginError::Expired(_)) => (StatusCode::GONE, "it is done: its result is over"),
+            // Only where you limit the wait: `run_within_async`.
+            RunError::InFlight(_) => (StatusCode::CONFLICT, "the first request is at work: try again"),
+            // The effect may have happened: `reconcile` asks the bank.
+            RunError::Begin(BeginError::Unresolved(_)) | RunError::Unknown(_) | RunError::TaskLost => {
+                (StatusCode::CONFLICT, "the outcome is not known yet: try again later, with the same key")
+            }
+            error if error.is_retryable() => (StatusCode::SERVICE_UNAVAILABLE, "try again later"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "it may have happened: ask us first"),
         }
     }
     // end
 }
 
+pub mod reconciled {
+    use super::{Error, find_charge};
+    use idemkv::{Engine, ResolveError};
+    use std::time::Duration;
+
+    // shown: reconcile
+    /// No attempt takes longer, and by then the bank has all charges that it will ever have of one.
+    const LONGEST: Duration = Duration::from_secs(300);
+
+    /// Asks the bank about every interrupted charge.
+    pub async fn reconcile(engine: &Engine) -> Result<(), Error> {
+        let charges = engine.scope("POST /v1/charges");
+        for open in engine.interrupted().scope(charges.name()).get()? {
+            let lost = open.attempt();
+            let claim = match charges.resolve_if_async(open.key(), lost.fence()).await {
+                // Somebody was faster.
+                Err(ResolveError::NotInterrupted(_) | ResolveError::AnotherAttempt(_)) => continue,
+                resolved => resolved?,
+            };
+            let is_over = engine.now().saturating_since(lost.started()) > LONGEST;
+            let ended = match find_charge(claim.step_key("charge").to_string()).await {
+                // As the run would have stored it: in JSON.
+                Ok(Some(receipt)) => {
+                    let json = serde_json::json!(receipt).to_string();
+                    claim.complete_async(json).await.map(drop)
+                }
+                // It certainly did not happen: the next retry runs it.
+                Ok(None) if is_over => claim.release_async().await,
+                // It may be on its way, or the bank does not answer: the key stays as it was.
+                Ok(None) | Err(_) => claim.put_back_async().await,
+            };
+            if let Err(error) = ended {
+                eprintln!("{error}");
+                if let Some(claim) = error.into_claim() {
+                    claim.put_back_async().await?;
+                }
+            }
+        }
+        Ok(())
+    }
+    // end
+}
+
 pub mod faults {
-    // shown: faults
     use idemkv::Fault;
 
+    // shown: faults
     pub enum BankError {
         Declined(String),
         Busy,
@@ -53,28 +109,6 @@ pub mod faults {
             BankError::Busy => Fault::Retry("the bank took no request".to_owned()),
             BankError::TimedOut => Fault::Unknown("the bank did not answer".to_owned()),
         }
-    }
-    // end
-}
-
-pub mod endpoint {
-    use super::axum;
-    use super::web::post_charge;
-    // shown: an endpoint
-    use axum::extract::State;
-    use axum::http::{HeaderMap, StatusCode};
-    use idemkv::Scope;
-
-    pub async fn charges(
-        State(charges): State<Scope>,
-        headers: HeaderMap,
-        body: String,
-    ) -> (StatusCode, String) {
-        let Some(key) = headers.get("idempotency-key").and_then(|key| key.to_str().ok()) else {
-            return (StatusCode::BAD_REQUEST, "send an Idempotency-Key header".to_owned());
-        };
-        let (status, reply) = post_charge(charges, key.to_owned(), body).await;
-        (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), reply)
     }
     // end
 }

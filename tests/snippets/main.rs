@@ -20,17 +20,20 @@ mod bank;
 mod calls;
 mod first;
 mod handlers;
+mod program;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use bank::{axum, charge, effects, is_fatal, random, tokio};
+use axum::http::StatusCode;
+use bank::{charge, effects, is_fatal, random, tokio};
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use handlers::{Error, endpoint, faults, plain, program, tasks, typed, waiting, web};
-use idemkv::sim::{CrashKind, SimDisk};
+use handlers::{Error, faults, plain, reconciled, tasks, typed, waiting, web};
+use idemkv::sim::{CrashKind, ManualClock, SimDisk};
 use idemkv::{Begin, BeginError, CommitMode, Engine, Fingerprint, Recovery, Status};
 
 const KEYS: usize = 1_000;
@@ -172,10 +175,9 @@ fn a_web_handler_charges_once_and_loses_no_result_whenever_its_clients_hang_up()
         Box::pin(async move {
             let (status, body) = web::post_charge(engine.scope("charges"), key.clone(), key.clone()).await;
             match status {
-                200 => assert!(body.contains(&key)),
-                409 => assert!(body.contains("attempt 1"), "{body}"),
-                // The client whose own task panicked.
-                500 => assert!(is_fatal(&key), "{body}"),
+                StatusCode::OK => assert!(body.contains(&key)),
+                // The client whose own task panicked is told as its retries are.
+                StatusCode::CONFLICT => assert!(is_fatal(&key) && body.contains("not known yet"), "{body}"),
                 status => panic!("{key} is answered with {status}: {body}"),
             }
         })
@@ -225,7 +227,9 @@ fn handlers_that_block_charge_once() {
     }
     let blocking: [(&str, Handler); 3] = [
         ("waiting", |engine, key| handling(key, move |key| waiting::handle(&engine, key, request(key)))),
-        ("program", |engine, key| handling(key, move |key| program::handle(&engine, key, key.as_bytes()))),
+        ("program", |engine, key| {
+            handling(key, move |key| handlers::program::handle(&engine, key, key.as_bytes()))
+        }),
         ("typed", |engine, key| handling(key, move |key| typed::handle(&engine, key, request(key)))),
     ];
     for (name, handler) in blocking {
@@ -233,28 +237,75 @@ fn handlers_that_block_charge_once() {
     }
 }
 
+/// The program with the real axum and tokio.
 #[test]
 fn an_endpoint_asks_for_a_key_and_answers_a_retry_with_the_stored_result() {
-    use axum::{
-        extract::State,
-        http::{HeaderMap, HeaderValue, StatusCode},
-    };
+    use ::axum::body::Body;
+    use ::axum::http::Request;
     let engine = open(&SimDisk::new());
-    let post = |headers| {
-        let charges = State(engine.scope("charges"));
-        block_on(endpoint::charges(charges, HeaderMap(headers), "an endpoint's request".to_owned()))
+    let runtime = ::tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let post = |key: Option<&str>, body: &'static str| {
+        let request = Request::post("/v1/charges");
+        let request = key.into_iter().fold(request, |request, key| request.header("idempotency-key", key));
+        let answer =
+            tower::ServiceExt::oneshot(program::app(&engine), request.body(Body::from(body)).unwrap());
+        runtime.block_on(async {
+            let answer = answer.await.unwrap();
+            let status = answer.status();
+            let body = ::axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        })
     };
-    assert_eq!(post([].into()).0, StatusCode::BAD_REQUEST);
-    let with_key = || [("idempotency-key", HeaderValue("key".to_owned()))].into();
-    let first = post(with_key());
-    assert_eq!((first.0, first.1.as_str()), (StatusCode(200), "charged an endpoint's request"));
-    assert_eq!(post(with_key()), first);
-    let too_long = [("idempotency-key", HeaderValue("k".repeat(256)))].into();
-    assert_eq!(post(too_long).0, StatusCode::BAD_REQUEST);
-    let charges = engine.scope("charges");
-    let (status, _) = block_on(web::post_charge(charges, "key".to_owned(), "another request".to_owned()));
-    assert_eq!(status, 422);
-    assert_eq!(effects("an endpoint's request"), 1);
+    assert_eq!(post(None, "10").0, StatusCode::BAD_REQUEST);
+    let first = post(Some("key"), "10");
+    assert_eq!((first.0, &*first.1), (StatusCode::OK, "charged 10"));
+    assert_eq!(post(Some("key"), "10"), first);
+    assert_eq!(post(Some(&"k".repeat(256)), "10").0, StatusCode::BAD_REQUEST);
+    assert_eq!(post(Some("key"), "11").0, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+/// An error of the engine names the file, and what an operator can do.
+#[test]
+fn a_client_is_told_nothing_of_the_inside() {
+    let disk = SimDisk::new();
+    let engine = Engine::options().disk(&disk).open("secret/x.idem").unwrap();
+    let post = |key: &str| {
+        block_on(web::post_charge(engine.scope("charges"), key.to_owned(), "a client's request".to_owned()))
+    };
+    drop(engine.scope("charges").begin("lost", request("a client's request")).unwrap());
+    let (status, unresolved) = post("lost");
+    assert_eq!((status, unresolved.contains("fence")), (StatusCode::CONFLICT, false), "{unresolved}");
+    disk.fail_syncs(Some(""));
+    for key in ["a", "b"] {
+        let (status, failed) = post(key);
+        assert!(status.is_server_error() && !failed.contains("x.idem"), "{status}: {failed}");
+    }
+}
+
+#[test]
+fn what_was_interrupted_gets_what_the_bank_knows_as_the_run_would_have_stored_it() {
+    let clock = ManualClock::at_millis(1_800_000_000_000);
+    let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).open("x.idem").unwrap();
+    let charges = engine.scope("POST /v1/charges");
+    let late = request("late");
+    for key in ["a", "b", "c"] {
+        drop(charges.begin(key, late).unwrap());
+        clock.advance(Duration::from_secs(1));
+    }
+    let left = || {
+        let left = engine.interrupted().get().unwrap();
+        assert!(left.iter().all(|open| open.attempt().attempt() == 1), "an attempt was used up");
+        left.iter().map(|open| open.key().to_vec()).collect::<Vec<_>>()
+    };
+    block_on(reconciled::reconcile(&engine)).unwrap();
+    // The bank did not answer of `b`, and may get the charge of `c` yet.
+    assert_eq!(left(), [b"b", b"c"]);
+    clock.advance(Duration::from_secs(300));
+    block_on(reconciled::reconcile(&engine)).unwrap();
+    assert!(left().is_empty());
+    let again = |key| charges.run(key, late, |_| Ok::<_, idemkv::Fault<String>>("charged anew".to_owned()));
+    assert_eq!(again("a").unwrap(), Ok("charged \"late\"".to_owned()));
+    assert_eq!(again("b").unwrap(), Ok("charged anew".to_owned()));
 }
 
 #[test]
@@ -290,13 +341,10 @@ fn the_guides_calls_do_what_they_are_shown_for() {
     for (scope, key) in [("messages", "m-1"), ("messages", "m-2"), ("", "deposit-1"), ("orders", "order-7")] {
         assert!(matches!(engine.scope(scope).get(key).unwrap(), Status::Done(_)), "{key}");
     }
-    let charges = engine.scope("charges");
+    let charges = engine.scope("POST /v1/charges");
     drop(charges.begin("key", request("key")).unwrap());
     calls::list(&engine).unwrap();
     assert!(matches!(charges.get("key").unwrap(), Status::Interrupted(_)));
-    calls::resolve(&engine, request("key")).unwrap();
-    let Status::Done(record) = charges.get("key").unwrap() else { panic!("it was not resolved") };
-    assert_eq!(record.body(), b"charged");
 }
 
 /// The rig must be able to fail: this was the first handler of the documents, under the policy
@@ -366,7 +414,12 @@ fn regions(source: &str) -> impl Iterator<Item = (&str, String)> {
 fn the_documents_show_what_is_tested() {
     let read = |name| std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let documents = [read("README.md"), read("docs/guide.md")];
-    let sources = [include_str!("handlers.rs"), include_str!("calls.rs"), include_str!("first.rs")];
+    let sources = [
+        include_str!("handlers.rs"),
+        include_str!("calls.rs"),
+        include_str!("first.rs"),
+        include_str!("program.rs"),
+    ];
     let tested: Vec<(&str, String)> = sources.iter().flat_map(|source| regions(source)).collect();
     let mut untested: Vec<&str> = Vec::new();
     let mut not_shown: Vec<&str> = tested.iter().map(|(name, _)| *name).collect();
@@ -383,5 +436,9 @@ fn the_documents_show_what_is_tested() {
         untested.join("\n\n")
     );
     assert!(not_shown.is_empty(), "the documents have another text for {not_shown:?}");
-    assert_eq!(tested.len(), 17);
+    assert_eq!(tested.len(), 20);
+    // What is there twice is the same.
+    for (name, text) in &tested {
+        assert!(tested.iter().all(|(other, same)| other != name || same == text), "{name}");
+    }
 }

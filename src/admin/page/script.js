@@ -414,12 +414,16 @@ async function backUp() {
 
 // ---- events
 
-async function attempt(run) {
+let complainer = null;
+
+async function attempt(run, by = "person") {
   try {
     await run();
-    complain(null);
+    // The timer takes back its own complaint alone.
+    if (by === "person" || by === complainer) complain(null);
   } catch (error) {
     complain(error);
+    complainer = by;
   }
 }
 
@@ -450,7 +454,7 @@ for (const button of document.querySelectorAll("[data-close]")) {
 
 // The list stays as it is, so that no row moves under a pointer; "Show" reads it again.
 setInterval(() => {
-  if (document.visibilityState === "visible") attempt(async () => { await showNow(); await showAnswers(); });
+  if (document.visibilityState === "visible") attempt(async () => { await showNow(); await showAnswers(); }, "timer");
 }, EVERY_MS);
 
 attempt(refresh);

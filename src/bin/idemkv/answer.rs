@@ -1,7 +1,7 @@
 //! The answer of a subcommand as an exit code, and what can keep a subcommand from its work.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use idemkv::{OpenError, ReadError};
@@ -21,8 +21,8 @@ pub(crate) enum Answer {
     InUse,
     /// There is no such key.
     Absent,
-    /// Done, but the file could not be closed.
-    NotClosed,
+    /// Done, but the file could not be closed, or the output not be written.
+    DoneBut,
 }
 
 impl From<Answer> for ExitCode {
@@ -35,7 +35,7 @@ impl From<Answer> for ExitCode {
             Answer::Inconclusive => 4,
             Answer::InUse => 5,
             Answer::Absent => 6,
-            Answer::NotClosed => 7,
+            Answer::DoneBut => 7,
         })
     }
 }
@@ -65,10 +65,28 @@ impl Answer {
             Self::Absent => 1,
             Self::Inconclusive => 2,
             Self::Damaged => 3,
-            Self::InUse | Self::Refused | Self::NotClosed => 4,
+            Self::InUse | Self::Refused | Self::DoneBut => 4,
         };
         if gravity(other) > gravity(self) { other } else { self }
     }
+}
+
+/// Says what a change came to, once it is done: also where that can't be written.
+pub(crate) fn tell_done<W: Write>(
+    out: &mut W,
+    tell: impl FnOnce(&mut W) -> Result<Answer, Trouble>,
+) -> Result<Answer, Trouble> {
+    let told = tell(out).and_then(|answer| {
+        out.flush()?;
+        Ok(answer)
+    });
+    told.map_err(|trouble| match trouble.refused_io {
+        Some(_) => Trouble::new(
+            Answer::DoneBut,
+            format_args!("it was done, but not all of this could be said: {trouble}"),
+        ),
+        None => trouble,
+    })
 }
 
 /// Why a subcommand did not do its work.
@@ -76,12 +94,13 @@ impl Answer {
 pub(crate) struct Trouble {
     answer: Answer,
     said: String,
-    is_reader_gone: bool,
+    /// What the operating system refused, if that is the trouble.
+    refused_io: Option<io::ErrorKind>,
 }
 
 impl Trouble {
     pub(crate) fn new(answer: Answer, said: impl fmt::Display) -> Self {
-        Self { answer, said: said.to_string(), is_reader_gone: false }
+        Self { answer, said: said.to_string(), refused_io: None }
     }
 
     pub(crate) fn refused(said: impl fmt::Display) -> Self {
@@ -94,7 +113,7 @@ impl Trouble {
 
     /// Nobody reads the output any more, as behind `| head`.
     pub(crate) fn is_reader_gone(&self) -> bool {
-        self.is_reader_gone
+        self.refused_io == Some(io::ErrorKind::BrokenPipe)
     }
 }
 
@@ -106,8 +125,7 @@ impl fmt::Display for Trouble {
 
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
-        let is_reader_gone = error.kind() == io::ErrorKind::BrokenPipe;
-        Self { is_reader_gone, ..Self::refused(error) }
+        Self { refused_io: Some(error.kind()), ..Self::refused(error) }
     }
 }
 

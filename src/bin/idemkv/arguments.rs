@@ -22,7 +22,8 @@ pub(crate) struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, sound; 1 refused, or an error; 2 wrong arguments; 3 damaged; \
-                          4 inconclusive; 5 the file is in use; 6 no such key";
+                          4 inconclusive; 5 the file is in use; 6 no such key; 7 done, but the file could not be \
+                          closed, or the output not be written";
 
 #[derive(Debug, Subcommand)]
 enum Command {

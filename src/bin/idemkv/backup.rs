@@ -26,7 +26,7 @@ impl Backup {
         let working = Working::start(format!("writes {}", shown(&self.target)));
         let made = engine.backup(&self.target).map_err(Trouble::refused);
         drop(working);
-        opening::close_after(engine, made, |made| {
+        opening::close_after(engine, made, out, |made, out| {
             writeln!(out, "{} written, as of {}", bytes(made.bytes), spans::date(made.time))?;
             let (answer, checked) = verify::check(&self.target)?;
             verify::show(out, &checked.map_err(|error| Trouble::new(answer, error))?)?;

@@ -30,7 +30,7 @@ impl Compact {
         let working = Working::start(format!("compacts {}", shown(&self.file)));
         let compacted = engine.compact().map_err(Trouble::refused);
         drop(working);
-        opening::close_after(engine, compacted, |compacted| {
+        opening::close_after(engine, compacted, out, |compacted, out| {
             if !compacted {
                 return Err(Trouble::refused("nothing was compacted"));
             }

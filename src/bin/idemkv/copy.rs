@@ -48,16 +48,17 @@ impl Copy {
             ),
             _ => Trouble::refused(error),
         })?;
-        writeln!(
-            out,
-            "{} results, {} interrupted keys, {} policies; step keys stay the same, and fences go on",
-            copied.results, copied.interrupted, copied.policies
-        )?;
-        if copied.shifted_ms != 0 {
-            writeln!(out, "{}", moved(copied.shifted_ms))?;
-        }
-        opening::close(engine)?;
-        Ok(Answer::Fine)
+        opening::close_after(engine, Ok(copied), out, |copied, out| {
+            writeln!(
+                out,
+                "{} results, {} interrupted keys, {} policies; step keys stay the same, and fences go on",
+                copied.results, copied.interrupted, copied.policies
+            )?;
+            if copied.shifted_ms != 0 {
+                writeln!(out, "{}", moved(copied.shifted_ms))?;
+            }
+            Ok(Answer::Fine)
+        })
     }
 }
 

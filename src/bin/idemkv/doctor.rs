@@ -1,6 +1,6 @@
 //! `idemkv doctor`: what is wrong with a file, what can be saved, and what to do.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -105,6 +105,8 @@ fn advice(error: &OpenError) -> &'static Advice {
         OpenError::LogWithoutFile(_) => &FILE_GONE,
         OpenError::LogBesideBackup(_) => &LOG_BESIDE_BACKUP,
         OpenError::NewerVersion { .. } | OpenError::OlderVersion { .. } => &OTHER_VERSION,
+        OpenError::Io(failure) if failure.kind() == io::ErrorKind::NotFound => &NOTHING_THERE,
+        OpenError::Io(_) => &NOT_READ,
         _ => &REFUSED,
     }
 }
@@ -128,24 +130,34 @@ const UNCLEAR_END: Advice = Advice {
 
 const UNREAD: Advice = Advice {
     meaning: "the operating system refused to read a part of the file. The disk may have bad sectors.",
-    saved: "every other key: `idemkv export` writes them.",
+    saved: "every other key.",
     steps: &[
-        "Look into the system's log for errors of the disk.",
-        "Copy the file and its log to another disk as far as they can be read, and keep the originals.",
-        "Restore the last backup on a good disk: `idemkv restore`.",
+        "Stop the service. Look into the system's log for errors of the disk.",
+        "Take a backup of now, on a good disk: `idemkv backup FILE TARGET`. If it is written, it has everything: restore \
+         it there with `idemkv restore`.",
+        MOVE_ON,
+        LAST_BACKUP,
     ],
 };
 
 const DAMAGED_RECORDS: Advice = Advice {
     meaning: "some records are not what was written. The engine refuses those keys and serves all others.",
-    saved: "every other key: `idemkv export` writes them.",
+    saved: "every other key.",
     steps: &[
         "Stop the service, and keep the file and its log as they are.",
-        "Export what is there: `idemkv export FILE > saved.jsonl`.",
-        "Restore both from the last backup: `idemkv restore` says how many keys the backup does not know.",
+        MOVE_ON,
+        LAST_BACKUP,
         "Check memory and disk of the machine: bytes do not change by themselves.",
     ],
 };
+
+const MOVE_ON: &str = "Otherwise export what is there: `idemkv export FILE > saved.jsonl` says how many keys it leaves \
+                       out. Make a new file of that: `idemkv import saved.jsonl NEW`. Its step keys are others. The \
+                       operations of the keys that are left out would run again: compare with the traces that they \
+                       left elsewhere before clients come back.";
+
+const LAST_BACKUP: &str = "Only if too much is left out, restore the last backup: `idemkv restore` says how many keys \
+                           it does not know. Their operations run again when they are retried.";
 
 const DAMAGED: Advice = Advice {
     meaning: "bytes of the file or its log are not what was written, or the two are not of one moment.",
@@ -153,9 +165,10 @@ const DAMAGED: Advice = Advice {
     steps: &[
         "Stop the service, and keep the file and its log as they are.",
         "If one of the two was put back from a copy alone: put both back from the same copy.",
-        "Try `idemkv export --unverified FILE > saved.jsonl`: what it writes is right, and some may be missing.",
-        "Restore both from the last backup: `idemkv restore`. Operations that completed since then run again when they \
-         are retried: compare with the traces that they left elsewhere first.",
+        "Try `idemkv export --unverified FILE > saved.jsonl`: what it writes is right, and some may be missing. If it has \
+         more than the last backup, make a new file of it: `idemkv import saved.jsonl NEW`.",
+        "Otherwise restore both from the last backup: `idemkv restore`. Operations that are not in what you restore run \
+         again when they are retried: compare with the traces that they left elsewhere first.",
         "Never start with a new file in its place: it would know nothing of what was done.",
     ],
 };
@@ -190,9 +203,34 @@ const LOG_APART: Advice = Advice {
 };
 
 const FILE_GONE: Advice = Advice {
-    meaning: "there is a log, but not the file that it belongs to.",
-    saved: "everything, once the file is there.",
-    steps: &["Put the file back.", "If it is lost: move the log away, keep it, and restore the last backup."],
+    meaning: "the file is gone, or has another name: its log is there without it.",
+    saved: "everything, once the file is there again.",
+    steps: &[
+        "Let no service start here: with a new file it would know nothing of what was done.",
+        "Find the file, and put it back beside its log.",
+        "If it is lost: `idemkv restore` puts the last backup in its place, and the log aside. Keep the log.",
+    ],
+};
+
+const NOTHING_THERE: Advice = Advice {
+    meaning: "there is neither such a file, nor a log of one.",
+    saved: "this command can't know.",
+    steps: &[
+        "Correct the path.",
+        "If the file should be here, let no service start: with a new file it would know nothing of what was done. Find \
+         the file and its log, or restore the last backup: `idemkv restore`.",
+    ],
+};
+
+const NOT_READ: Advice = Advice {
+    meaning: "the operating system refused to open or read the file; the error above says what.",
+    saved: "this command can't know before the file can be read.",
+    steps: &[
+        "Do what the error says, and ask again.",
+        "If the disk failed: copy the file and its log to a good one as far as they can be read, keep the originals, and \
+         ask again there.",
+        "Only if that does not open either, restore the last backup: `idemkv restore`.",
+    ],
 };
 
 const LOG_BESIDE_BACKUP: Advice = Advice {
@@ -212,6 +250,6 @@ const OTHER_VERSION: Advice = Advice {
 
 const REFUSED: Advice = Advice {
     meaning: "the file could not be opened; the error above says why.",
-    saved: "nothing is lost by that.",
+    saved: "this command can't know before the file is open.",
     steps: &["Do what the error says, and ask again."],
 };

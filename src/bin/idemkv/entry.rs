@@ -57,6 +57,11 @@ pub(crate) struct Entry {
     pub(crate) status: Status,
 }
 
+/// What an operator must know before an interrupted key is changed.
+pub(crate) const MAY_BE_AT_WORK: &str = "its attempt may still be at work: a worker in another process that has its \
+                                         claim, or what a dead process sent last and arrives late. Look at the \
+                                         system that it acts on first";
+
 impl Entry {
     /// `None` if the key became vacant since it was listed.
     pub(crate) fn of(entry: &KeyEntry) -> Option<Self> {
@@ -139,7 +144,7 @@ fn put(fields: &mut Map<String, Value>, name: &str, value: impl Into<Value>) {
 }
 
 /// A field of bytes: as text if it is text, else in hexadecimal under a name with `_hex` behind.
-fn text(fields: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+pub(crate) fn text(fields: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => put(fields, name, text),
         Err(_not_text) => put(fields, &format!("{name}_hex"), hex::encode(bytes)),

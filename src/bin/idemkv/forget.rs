@@ -8,7 +8,7 @@ use idemkv::Engine;
 
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
-use crate::entry::{Entry, describe, summary};
+use crate::entry::{Entry, MAY_BE_AT_WORK, State, describe, summary};
 use crate::opening;
 use crate::selection::Selection;
 
@@ -25,7 +25,7 @@ impl Forget {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<Answer, Trouble> {
         let (engine, entry) = opening::to_change(&self.file, self.consent, |engine| self.plan(engine))?;
         let forgotten = forget(&engine, &entry);
-        opening::close_after(engine, forgotten, |()| {
+        opening::close_after(engine, forgotten, out, |(), out| {
             writeln!(out, "forgotten: {}", describe(&entry))?;
             Ok(Answer::Fine)
         })
@@ -38,7 +38,8 @@ impl Forget {
             describe(&entry),
             summary(&entry)
         );
-        Ok((vec![line], entry))
+        let warning = (entry.state == State::Interrupted).then(|| MAY_BE_AT_WORK.to_owned());
+        Ok(([line].into_iter().chain(warning).collect(), entry))
     }
 }
 

@@ -38,6 +38,12 @@ impl Get {
                     format_args!("{} has no result: it is {}", describe(&entry), entry.state.name()),
                 ));
             };
+            if !record.is_body_kept() {
+                return Err(Trouble::new(
+                    Answer::Absent,
+                    format_args!("{} is done, and its body was not kept", describe(&entry)),
+                ));
+            }
             if io::stdout().is_terminal() {
                 return Err(Trouble::refused(
                     "the body may hold what a terminal obeys: send it to a file or a pipe, or leave --body out",

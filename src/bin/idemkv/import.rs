@@ -9,10 +9,10 @@ use clap::Args;
 use idemkv::{Begin, Claim, CommitMode, Completion, Engine, Fingerprint, Policy};
 use serde_json::Value;
 
-use crate::answer::{Answer, Trouble};
+use crate::answer::{Answer, Trouble, tell_done};
 use crate::saved::End;
 use crate::working::{Working, shown};
-use crate::{hex, opening, saved, verify};
+use crate::{hex, saved, verify};
 
 #[derive(Debug, Args)]
 pub(crate) struct Import {
@@ -45,23 +45,27 @@ impl Import {
         let made = self.fill(&folder.join("new.idem"));
         let imported = made.and_then(|(engine, imported)| {
             engine.backup(&self.file).map_err(Trouble::refused)?;
-            opening::close(engine)?;
+            // It goes with its folder.
+            drop(engine.close());
             Ok(imported)
         });
-        fs::remove_dir_all(&folder)?;
+        let removed = fs::remove_dir_all(&folder);
         let Imported { results, interrupted, policies, over, .. } = imported?;
-        writeln!(
-            out,
-            "{results} results, {interrupted} interrupted keys, {} policies; {over} were over",
-            policies.len()
-        )?;
-        writeln!(
-            out,
-            "step keys of the new file are others than those of the old one; fences and attempts start anew"
-        )?;
-        let (answer, checked) = verify::check(&self.file)?;
-        verify::show(out, &checked.map_err(|error| Trouble::new(answer, error))?)?;
-        Ok(answer)
+        tell_done(out, |out| {
+            writeln!(
+                out,
+                "{results} results, {interrupted} interrupted keys, {} policies; {over} were over",
+                policies.len()
+            )?;
+            writeln!(
+                out,
+                "step keys of the new file are others than those of the old one; fences and attempts start anew"
+            )?;
+            let (answer, checked) = verify::check(&self.file)?;
+            verify::show(out, &checked.map_err(|error| Trouble::new(answer, error))?)?;
+            removed?;
+            Ok(answer)
+        })
     }
 
     /// A folder beside the new file.

@@ -65,34 +65,50 @@ impl Filter {
     }
 }
 
-/// In the order of a table: by age, then by name.
-struct ByAge(Entry);
+/// A row of the table, without what its key holds: in the order of the table, by age, then by name.
+struct Row {
+    since: Timestamp,
+    scope: Vec<u8>,
+    key: Vec<u8>,
+    cells: [String; 8],
+}
 
-impl ByAge {
+/// What the table is ordered by.
+fn rank(entry: &Entry) -> (Timestamp, &[u8], &[u8]) {
+    (entry.since(), &entry.scope, &entry.key)
+}
+
+impl Row {
+    fn of(entry: Entry, now: Timestamp) -> Self {
+        let since = entry.since();
+        let cells = cells(&entry, format!("{} ago", spans::show(now.saturating_since(since))));
+        Self { since, scope: entry.scope, key: entry.key, cells }
+    }
+
     fn rank(&self) -> (Timestamp, &[u8], &[u8]) {
-        (self.0.since(), &self.0.scope, &self.0.key)
+        (self.since, &self.scope, &self.key)
     }
 }
 
-impl Ord for ByAge {
+impl Ord for Row {
     fn cmp(&self, other: &Self) -> Ordering {
         self.rank().cmp(&other.rank())
     }
 }
 
-impl PartialOrd for ByAge {
+impl PartialOrd for Row {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for ByAge {
+impl PartialEq for Row {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for ByAge {}
+impl Eq for Row {}
 
 impl List {
     pub(crate) fn run(self, out: &mut impl Write) -> Result<Answer, Trouble> {
@@ -116,7 +132,10 @@ impl List {
             let Some(entry) = entry else { continue };
             matching += 1;
             if self.format == Format::Table {
-                oldest.push(ByAge(entry));
+                let is_full = oldest.len() >= limit;
+                if !is_full || oldest.peek().is_some_and(|newest: &Row| rank(&entry) < newest.rank()) {
+                    oldest.push(Row::of(entry, now));
+                }
                 if oldest.len() > limit {
                     drop(oldest.pop());
                 }
@@ -125,7 +144,7 @@ impl List {
             }
         }
         if self.format == Format::Table {
-            show(out, oldest, now)?;
+            show(out, oldest)?;
         }
         if matching > limit {
             eprintln!("{} keys more; --limit shows more", matching - limit);
@@ -161,11 +180,10 @@ fn write_line(out: &mut impl Write, entry: &Entry, format: Format) -> Result<(),
     Ok(())
 }
 
-fn show(out: &mut impl Write, oldest: BinaryHeap<ByAge>, now: Timestamp) -> Result<(), Trouble> {
+fn show(out: &mut impl Write, oldest: BinaryHeap<Row>) -> Result<(), Trouble> {
     let mut rows = table(&COLUMNS);
-    for ByAge(entry) in oldest.into_sorted_vec() {
-        let since = format!("{} ago", spans::show(now.saturating_since(entry.since())));
-        rows.add_row(cells(&entry, since));
+    for row in oldest.into_sorted_vec() {
+        rows.add_row(row.cells);
     }
     writeln!(out, "{rows}")?;
     Ok(())

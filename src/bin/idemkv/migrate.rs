@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 use idemkv::Migrated;
 
-use crate::answer::{Answer, Trouble};
+use crate::answer::{Answer, Trouble, tell_done};
 use crate::asking::Consent;
 use crate::store::Store;
 
@@ -26,16 +26,21 @@ impl Migrate {
             ),
             "a service of the version before goes on, but does not start again".to_owned(),
         ])?;
-        match options.migrate().map_err(Trouble::refused)? {
-            Migrated::Made => writeln!(out, "the tables were made")?,
-            Migrated::From(version) => {
-                writeln!(out, "the tables had version {version}, and fit this version of idemkv now")?;
-                let rights = "SELECT, INSERT and UPDATE on the table `places`";
-                writeln!(out, "grant {rights} to the roles of services that do not own it")?;
+        let migrated = options.migrate().map_err(Trouble::refused)?;
+        tell_done(out, |out| {
+            match migrated {
+                Migrated::Made => writeln!(out, "the tables were made")?,
+                Migrated::From(version) => {
+                    writeln!(out, "the tables had version {version}, and fit this version of idemkv now")?;
+                    let rights = "SELECT, INSERT and UPDATE on the table `places`";
+                    writeln!(out, "grant {rights} to the roles of services that do not own it")?;
+                }
+                Migrated::UpToDate => {
+                    writeln!(out, "the tables fit this version of idemkv; nothing was done")?;
+                }
+                other => writeln!(out, "{other:?}")?,
             }
-            Migrated::UpToDate => writeln!(out, "the tables fit this version of idemkv; nothing was done")?,
-            other => writeln!(out, "{other:?}")?,
-        }
-        Ok(Answer::Fine)
+            Ok(Answer::Fine)
+        })
     }
 }

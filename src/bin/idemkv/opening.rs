@@ -1,10 +1,11 @@
 //! Opening a file: to look, or to change it.
 
+use std::io::Write;
 use std::path::Path;
 
 use idemkv::Engine;
 
-use crate::answer::{Answer, Trouble};
+use crate::answer::{Answer, Trouble, tell_done};
 use crate::asking::Consent;
 use crate::entry::{Entry, describe, summary};
 
@@ -78,20 +79,21 @@ pub(crate) fn close(engine: Engine) -> Result<(), Trouble> {
 
 /// Closes the file after a change, and says what became of that: `tell` is given what it came to.
 /// A close that fails takes nothing back, so the change is told in any case.
-pub(crate) fn close_after<T>(
+pub(crate) fn close_after<T, W: Write>(
     engine: Engine,
     changed: Result<T, Trouble>,
-    tell: impl FnOnce(T) -> Result<Answer, Trouble>,
+    out: &mut W,
+    tell: impl FnOnce(T, &mut W) -> Result<Answer, Trouble>,
 ) -> Result<Answer, Trouble> {
     let closed = engine.close();
-    let answer = changed.and_then(tell);
+    let answer = changed.and_then(|done| tell_done(out, |out| tell(done, out)));
     let Err(error) = closed else { return answer };
     let Ok(Answer::Fine) = answer else {
         eprintln!("idemkv: the file could not be closed: {error}");
         return answer;
     };
     Err(Trouble::new(
-        Answer::NotClosed,
+        Answer::DoneBut,
         format_args!(
             "it was done, but the file could not be closed: {error}. Look at it before you do it again: what was \
              acknowledged is in the log, and the next opening takes it from there"
@@ -127,7 +129,7 @@ pub(crate) mod tests {
             Ok((Vec::new(), ()))
         };
         let refused = to_change(&file, Consent { yes: true }, plan).unwrap_err();
-        assert_eq!(refused.answer(), Answer::Refused, "{refused}");
+        assert_eq!(refused.answer(), Answer::Damaged, "its log is there: {refused}");
         assert!(moved.exists() && !file.exists());
     }
 
@@ -143,13 +145,15 @@ pub(crate) mod tests {
             engine
         };
         let mut is_told = false;
-        let done = close_after(engine(), Ok(()), |()| {
+        let mut out = Vec::new();
+        let done = close_after(engine(), Ok(()), &mut out, |(), _| {
             is_told = true;
             Ok(Answer::Fine)
         });
         assert!(is_told);
-        assert_eq!(done.unwrap_err().answer(), Answer::NotClosed);
-        let refused = close_after(engine(), Err(Trouble::refused("it is done")), |()| Ok(Answer::Fine));
+        assert_eq!(done.unwrap_err().answer(), Answer::DoneBut);
+        let refused =
+            close_after(engine(), Err(Trouble::refused("it is done")), &mut out, |(), _| Ok(Answer::Fine));
         let refused = refused.unwrap_err();
         assert_eq!((refused.answer(), refused.to_string().as_str()), (Answer::Refused, "it is done"));
     }

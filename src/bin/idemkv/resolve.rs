@@ -12,7 +12,7 @@ use idemkv::{Completion, Engine, ResolveError};
 
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
-use crate::entry::{Entry, State, describe, summary};
+use crate::entry::{Entry, MAY_BE_AT_WORK, State, describe, summary};
 #[cfg(feature = "http")]
 use crate::http_response::HttpResponse;
 use crate::selection::Selection;
@@ -64,7 +64,7 @@ impl Resolve {
         let (engine, (entry, kept)) =
             opening::to_change(&self.file, self.consent, |engine| self.plan(engine, body.len()))?;
         let resolved = resolve(&engine, &entry, self.outcome, &body, kept);
-        opening::close_after(engine, resolved, |()| {
+        opening::close_after(engine, resolved, out, |(), out| {
             writeln!(out, "resolved: {}", describe(&entry))?;
             Ok(Answer::Fine)
         })
@@ -80,6 +80,11 @@ impl Resolve {
         if self.outcome == HowItEnded::DidNotHappen && self.response.is_given() {
             return Err(Trouble::refused(
                 "an operation that did not happen has no response: leave its status out",
+            ));
+        }
+        if self.outcome == HowItEnded::DidNotHappen && (self.ttl.is_some() || self.remember.is_some()) {
+            return Err(Trouble::refused(
+                "an operation that did not happen leaves nothing to remember: leave --ttl and --remember out",
             ));
         }
         match (self.outcome, body) {
@@ -124,7 +129,7 @@ impl Resolve {
                 State::Interrupted.name()
             )));
         }
-        let known = format!("{} is {}", describe(&entry), summary(&entry));
+        let known = format!("{} is {}; {MAY_BE_AT_WORK}", describe(&entry), summary(&entry));
         let result = match self.outcome {
             HowItEnded::Completed => "success",
             HowItEnded::Failed => "failure",

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use idemkv::{Checked, Engine, Status};
 
-use crate::answer::{Answer, Trouble};
+use crate::answer::{Answer, Trouble, tell_done};
 use crate::asking::Consent;
 use crate::format::bytes;
 use crate::identity::Identity;
@@ -93,7 +93,7 @@ impl Restore {
         self.consent.get(&[])?;
         self.replace(&present, &file, &aside)?;
         drop((present, backup));
-        tell(out, &file)
+        tell_done(out, |out| tell(out, &file))
     }
 
     /// Replaces what was looked at, and nothing else.
@@ -202,6 +202,13 @@ impl Restore {
             }
             Present::Nothing => {
                 plan.push("can't tell which keys the backup does not know: there is no file".to_owned());
+                if is_there(&with(&self.file, "-wal"))? {
+                    plan.push(format!(
+                        "moves a log that lies here without its file aside: {}-wal. It may have results that nothing \
+                         else has: look for its file first",
+                        aside.display()
+                    ));
+                }
             }
             Present::Unreadable { .. } => plan
                 .push("can't tell which keys the backup does not know: the file can't be opened".to_owned()),

@@ -40,7 +40,11 @@ impl Selection {
         let found = Entry::new(scope.name(), &key, hash, scope.get(&key)?);
         found.ok_or_else(|| {
             let (key, scope) = (names::escaped(&key), names::escaped(scope.name()));
-            Trouble::new(Answer::Absent, format_args!("there is no key \"{key}\" in scope \"{scope}\""))
+            let other = if self.scope.is_none() { "; --scope names another" } else { "" };
+            Trouble::new(
+                Answer::Absent,
+                format_args!("there is no key \"{key}\" in scope \"{scope}\"{other}"),
+            )
         })
     }
 }

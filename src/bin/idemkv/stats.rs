@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use idemkv::{Engine, Timestamp};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, Trouble};
-use crate::entry::{Entry, State, line};
+use crate::entry::{Entry, State, line, text};
 use crate::format::{Plain, bytes, table};
 use crate::{names, opening, spans};
 
@@ -113,15 +113,19 @@ fn show(
 fn to_json(engine: &Engine, scopes: &BTreeMap<Vec<u8>, Counts>, unread: u64) -> serde_json::Value {
     let stats = engine.stats();
     let scopes = scopes.iter().map(|(scope, counts)| {
-        json!({
-            "scope": names::escaped(scope),
-            "done": counts.done,
-            "expired": counts.expired,
-            "in_flight": counts.in_flight,
-            "interrupted": counts.interrupted,
-            "oldest_interruption_ms": counts.oldest_interruption.map(Timestamp::as_millis),
-            "body_bytes": counts.body_bytes,
-        })
+        let mut fields = Map::new();
+        text(&mut fields, "scope", scope);
+        for (name, value) in [
+            ("done", json!(counts.done)),
+            ("expired", json!(counts.expired)),
+            ("in_flight", json!(counts.in_flight)),
+            ("interrupted", json!(counts.interrupted)),
+            ("oldest_interruption_ms", json!(counts.oldest_interruption.map(Timestamp::as_millis))),
+            ("body_bytes", json!(counts.body_bytes)),
+        ] {
+            fields.insert(name.to_owned(), value);
+        }
+        Value::Object(fields)
     });
     json!({
         "scopes": scopes.collect::<Vec<_>>(),

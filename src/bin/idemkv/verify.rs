@@ -46,7 +46,7 @@ pub(crate) fn check(file: &Path) -> Result<(Answer, Result<Checked, String>), Tr
         Ok(checked) => Ok((answer_of(&checked), Ok(checked))),
         Err(error) => match Answer::of(&error) {
             answer @ (Answer::Damaged | Answer::Inconclusive) => Ok((answer, Err(error.to_string()))),
-            Answer::Fine | Answer::Refused | Answer::InUse | Answer::Absent | Answer::NotClosed => {
+            Answer::Fine | Answer::Refused | Answer::InUse | Answer::Absent | Answer::DoneBut => {
                 Err(error.into())
             }
         },
@@ -66,13 +66,14 @@ fn word(answer: Answer) -> &'static str {
         Answer::Fine => "sound",
         Answer::Damaged => "damaged",
         Answer::Inconclusive => "inconclusive",
-        Answer::Refused | Answer::InUse | Answer::Absent | Answer::NotClosed => "not checked",
+        Answer::Refused | Answer::InUse | Answer::Absent | Answer::DoneBut => "not checked",
     }
 }
 
 pub(crate) fn show(out: &mut impl Write, checked: &Checked) -> Result<(), Trouble> {
     writeln!(out, "{}", word(answer_of(checked)))?;
-    writeln!(out, "read: every page of the file ({}), and each key:", bytes(checked.file_bytes))?;
+    let all = if checked.unread > 0 { "what could be read" } else { "every page and each key" };
+    writeln!(out, "read: {all} of the file ({}):", bytes(checked.file_bytes))?;
     writeln!(
         out,
         "  {} done, {} expired, {} interrupted, {} in flight; {} policies",

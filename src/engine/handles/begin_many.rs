@@ -40,24 +40,29 @@ impl Scope {
     /// // A consumer of messages; the broker delivered "m-2" twice.
     /// let batch = [("m-1", "ship 7"), ("m-2", "ship 8"), ("m-2", "ship 8"), ("", "?")];
     /// let requests = batch.map(|(key, body)| (key, request(body)));
-    /// let (mut run, mut acknowledge) = (Vec::new(), Vec::new());
+    /// // What is in none of these is not acknowledged: the broker delivers it again.
+    /// let (mut run, mut acknowledge, mut dead_letters) = (Vec::new(), Vec::new(), Vec::new());
     /// for (at, answer) in queue.begin_many(&requests).into_iter().enumerate() {
     ///     match answer {
     ///         Ok(Begin::Fresh(claim)) => run.push((at, claim)),
     ///         Ok(Begin::Done(_)) => acknowledge.push(at), // it ran before
-    ///         Ok(Begin::InFlight(_)) => {}                // another consumer has it: let the broker deliver it again
+    ///         Ok(Begin::InFlight(_)) => {}                // another consumer has it
     ///         Err(BeginError::DuplicateInBatch { first }) => assert_eq!((first, at), (1, 2)), // delivered again, it is done
-    ///         Err(error) if error.is_retryable() => {}    // the broker delivers it again
-    ///         Err(_) => acknowledge.push(at),             // no delivery can mend this: note it, and go on
+    ///         // No delivery can change these, so a person looks at them.
+    ///         Err(BeginError::Key(_) | BeginError::KeyReused | BeginError::Unresolved(_)) => dead_letters.push(at),
+    ///         Err(_) => {}                                // the engine is busy, or has failed
     ///     }
     /// }
     /// // The operations run here.
     /// let (ran, claims): (Vec<_>, Vec<_>) = run.into_iter().map(|(at, claim)| (at, (claim, "shipped"))).unzip();
     /// for (at, stored) in ran.into_iter().zip(engine.complete_many(claims)) {
-    ///     stored?;
-    ///     acknowledge.push(at);
+    ///     match stored {
+    ///         Ok(_record) => acknowledge.push(at),
+    ///         // No `?` here: the others are stored. This one has run, and its key is interrupted.
+    ///         Err(error) => eprintln!("{}: {error}", requests[at].0),
+    ///     }
     /// }
-    /// assert_eq!(acknowledge, [0, 3, 1]);
+    /// assert_eq!((acknowledge, dead_letters), (vec![0, 1], vec![3]));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use = "claims that are dropped leave their keys interrupted"]

@@ -127,14 +127,23 @@ impl Engine {
     ///         }
     ///         Ok(Begin::Done(_)) => acknowledge(id),
     ///         Ok(Begin::InFlight(_)) => try_again_later(id), // another consumer has it
-    ///         Err(BeginError::DuplicateInBatch { .. }) => {}             // the first of the two answers for both
-    ///         Err(error) => return Err(error.into()),
+    ///         Err(BeginError::DuplicateInBatch { .. }) => {} // the first of the two answers for both
+    ///         // No `?` here: it would drop the claims of what was shipped.
+    ///         Err(error) => {
+    ///             eprintln!("{id}: {error}");
+    ///             try_again_later(id);
+    ///         }
     ///     }
     /// }
     /// for (ended, id) in engine.end_many(ends).into_iter().zip(ids) {
     ///     match ended {
     ///         Ok(Some(_record)) => acknowledge(id),
-    ///         Ok(None) | Err(_) => try_again_later(id),
+    ///         Ok(None) => try_again_later(id), // released
+    ///         // It has run, and its key is interrupted.
+    ///         Err(error) => {
+    ///             eprintln!("{id}: {error}");
+    ///             try_again_later(id);
+    ///         }
     ///     }
     /// }
     /// # assert!(matches!(queue.begin("m-1", requests[0].1)?, Begin::Done(_)));

@@ -175,14 +175,14 @@ fn open_store(path: &Path, options: &Options) -> Result<Store, OpenError> {
             }
             Kind::File | Kind::Missing => {}
         },
+        Kind::Missing if kind(&log_path)? != Kind::Missing => {
+            return Err(OpenError::LogWithoutFile(log_path));
+        }
         Kind::Missing if !makes_files => {
             let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(OpenError::from_io(path, "opening", missing));
         }
         Kind::Missing => {
-            if kind(&log_path)? != Kind::Missing {
-                return Err(OpenError::LogWithoutFile(log_path));
-            }
             // Where somebody else makes the file at the same time, theirs is as good; it will be
             // locked.
             Store::create(disk, path, Found::Nothing, &first_meta(options)?)?;
