@@ -98,6 +98,7 @@ mod policy;
 #[cfg(feature = "queue")]
 pub mod queue;
 mod record;
+mod seen;
 #[cfg(feature = "postgres")]
 mod shared;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "public with the feature `sim`"))]
@@ -141,6 +142,7 @@ pub use observer::{Cause, EndKind, Event, Observer};
 pub use policy::{Durability, Policy, Recovery};
 pub use record::tombstone::Tombstone;
 pub use record::{Body, Outcome, Record};
+pub use seen::Seen;
 #[cfg(feature = "postgres")]
 pub use shared::{
     BeginInTx, ClaimInTx, CompletedInTx, Copied, Migrated, OpenTx, Pooling, SharedOptions, SharedStats,

@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::shared::Shared;
 use super::view::state;
 use crate::http::body_of_record;
-use crate::{Claim, EndError, Fence, Scope, Status};
+use crate::{Claim, EndError, Fence, Scope, Seen, Status};
 
 /// Bytes of a request.
 const REQUEST_MAX: usize = 8 << 20;
@@ -232,19 +232,19 @@ impl AimedAt {
             return Err(Problem::bad("reasons are not forgotten by hand: they go when their time is over"));
         }
         let status = self.status().await?;
-        let fence = match &status {
+        let (fence, seen) = match &status {
             Status::Vacant => return Err(Problem::absent("There is nothing to forget.")),
             Status::InFlight(_) => {
                 return Err(Problem::changed("The key is in flight: only its own claim can end it."));
             }
-            Status::Interrupted(lost) => lost.fence(),
-            Status::Done(record) => record.fence(),
-            Status::Expired(tombstone) => tombstone.fence(),
+            Status::Interrupted(lost) => (lost.fence(), Seen::from(lost)),
+            Status::Done(record) => (record.fence(), Seen::from(record)),
+            Status::Expired(tombstone) => (tombstone.fence(), Seen::from(tombstone)),
             Status::Unreadable(error) => return Err(Problem::of_read(error.clone())),
         };
         self.expect(&status, fence)?;
         let noted = self.note(shared, operator, "forgotten").await?;
-        match self.scope.forget_if_async(&self.key, fence).await {
+        match self.scope.forget_if_async(&self.key, seen).await {
             Ok(true) => {
                 shared.journal.made(noted).await;
                 Ok("forgotten")

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
-use crate::{Begin, Completion, Engine, Fence, Fingerprint, Scope, Status};
+use crate::{Begin, Completion, Engine, Fence, Fingerprint, Scope, Seen, Status};
 
 /// The scope of the records.
 pub(super) const SCOPE: &str = "idemkv admin";
@@ -75,7 +75,7 @@ impl Journal {
             // The engine stopped in the middle of changes, say.
             let (slot, fence) = oldest.remove(0);
             // Another change may have been noted in its place since it was read.
-            if !self.scope.forget_if_async(&slot, fence).await.map_err(Problem::of_forget)? {
+            if !self.scope.forget_if_async(&slot, Seen::Result(fence)).await.map_err(Problem::of_forget)? {
                 return Err(Problem::busy("other changes of this key are being noted"));
             }
             slot
@@ -104,7 +104,7 @@ impl Journal {
     pub(super) async fn made(&self, noted: Noted) {
         for (slot, fence) in noted.oldest {
             // Best effort: the next change takes it along.
-            self.scope.forget_if_async(slot, fence).await.ok();
+            self.scope.forget_if_async(slot, Seen::Result(fence)).await.ok();
         }
     }
 
@@ -112,7 +112,7 @@ impl Journal {
     pub(super) async fn take_back(&self, noted: Noted) {
         // Best effort: otherwise the key's own state says that it was not made.
         let (slot, fence) = noted.place;
-        self.scope.forget_if_async(slot, fence).await.ok();
+        self.scope.forget_if_async(slot, Seen::Result(fence)).await.ok();
     }
 
     /// The changes of a key, the last first.

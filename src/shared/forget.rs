@@ -15,6 +15,7 @@ use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::ScopeInner;
 use crate::engine::common::untold::Untold;
 use crate::error::{ForgetError, ReadError, SharedError};
+use crate::seen::Seen;
 use crate::state::{Decision, Event, Phase};
 use crate::{Fence, Status};
 
@@ -24,15 +25,15 @@ impl SharedHandle {
         self.0.status(&Asked::of(scope, key)?).await
     }
 
-    /// Forgets what the key has, if it still has that of `fence`; `false` if there was nothing.
+    /// Forgets what the key has, if it still has that of `only`; `false` if there was nothing.
     pub(crate) async fn forget(
         &self,
         scope: &ScopeInner,
         key: &[u8],
-        fence: Option<Fence>,
+        only: Option<Seen>,
     ) -> Result<Untold<bool>, ForgetError> {
         let asked = Asked::of(scope, key).map_err(ReadError::Key)?;
-        self.0.forget(&asked, fence).await.map(Untold::new)
+        self.0.forget(&asked, only).await.map(Untold::new)
     }
 }
 
@@ -66,12 +67,21 @@ impl Vacating {
     }
 }
 
+fn found(row: &KeyRow) -> Seen {
+    match row.state {
+        RowState::Done => Seen::Result(row.fence),
+        RowState::InFlight | RowState::Interrupted | RowState::Vacated => {
+            Seen::Interruption(row.as_earlier().info.fence())
+        }
+    }
+}
+
 fn change(asked: &Asked, row: &KeyRow, to: RowState) -> ChangeAsk {
     ChangeAsk { digest: asked.digest, seen: (row.fence, row.state), to }
 }
 
 impl Core {
-    async fn forget(&self, asked: &Asked, fence: Option<Fence>) -> Result<bool, ForgetError> {
+    async fn forget(&self, asked: &Asked, only: Option<Seen>) -> Result<bool, ForgetError> {
         self.check()?;
         let mut deadline = self.deadline();
         let mut tries = Tries::new(deadline);
@@ -95,7 +105,7 @@ impl Core {
             let Some(row) = looked.row else { return Ok(false) };
             // Of another row it will not happen any more.
             sent = sent.filter(|sent| sent.fence == row.fence);
-            if fence.is_some_and(|fence| fence != row.as_earlier().info.fence()) {
+            if only.is_some_and(|only| only != found(&row)) {
                 return Ok(false);
             }
             let decision = decided(&row, Event::Forget { now: looked.now }, looked.now).0;

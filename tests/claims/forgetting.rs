@@ -38,14 +38,14 @@ fn what_came_since_an_operator_looked_is_not_forgotten() {
     drop(fresh(&scope, "key"));
     let Ok(Status::Interrupted(seen)) = scope.get("key") else { panic!("it is interrupted") };
     drop(fresh(&scope, "key"));
-    assert!(!scope.forget_if("key", seen.fence()).unwrap(), "another attempt was interrupted");
+    assert!(!scope.forget_if("key", &seen).unwrap(), "another attempt was interrupted");
     assert!(matches!(scope.get("key"), Ok(Status::Interrupted(_))));
     let record = fresh(&scope, "key").complete("reply").unwrap();
-    assert!(!scope.forget_if("key", seen.fence()).unwrap(), "a retry has run");
+    assert!(!scope.forget_if("key", &seen).unwrap(), "a retry has run");
     engine.checkpoint().unwrap();
     assert_eq!(done(&scope, "key").body(), b"reply");
-    assert!(scope.forget_if("key", record.fence()).unwrap());
-    assert!(!scope.forget_if("key", record.fence()).unwrap());
+    assert!(scope.forget_if("key", &record).unwrap());
+    assert!(!scope.forget_if("key", &record).unwrap());
     assert!(matches!(scope.get("key"), Ok(Status::Vacant)));
 }
 

@@ -420,7 +420,7 @@ fn an_interruption_that_a_retry_left_standing_is_forgotten_by_the_fence_that_is_
                 scope = default_scope(&engine);
             }
             assert_eq!(interrupted(&scope, "key").fence(), before.fence(), "it is the same interruption");
-            assert!(scope.forget_if("key", before.fence()).unwrap());
+            assert!(scope.forget_if("key", &before).unwrap());
             assert!(is_vacant(&scope, "key"));
         }
     }

@@ -232,6 +232,26 @@ fn a_forgotten_key_is_vacant_and_no_other_is() {
     }
 }
 
+/// By the answer its holder may have completed it, by the fence that was shown.
+#[test]
+fn a_key_that_is_in_flight_by_a_token_is_not_offered() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.idem");
+    let engine = Engine::open(&file).unwrap();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(Duration::from_secs(3_600))).unwrap();
+    let Begin::Fresh(claim) = jobs.begin("key", Fingerprint::of("request")).unwrap() else { panic!() };
+    let _token = claim.into_token().unwrap();
+    engine.close().unwrap();
+    for more in [&[][..], &["--yes"]] {
+        let ran = on(&file, "forget", &[&["key", "--scope", "jobs"], more].concat());
+        assert!(
+            ran.code == 1 && ran.err.contains("in flight") && !ran.err.contains('?'),
+            "{more:?}: {ran:?}"
+        );
+    }
+    assert!(matches!(status(&file, "jobs", "key"), Status::InFlight(_)));
+}
+
 /// The service may have chosen that its interrupted keys stay so for ever, which its file does not
 /// say, but each claim does.
 #[test]

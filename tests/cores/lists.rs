@@ -60,7 +60,7 @@ fn an_interruption_that_stands_is_listed_as_it_was(world: &dyn World) {
     assert_eq!(after[0].last_progress().unwrap(), b"half");
     assert!(until.is_some() && before[0].lease_until() == until);
     assert_eq!(after[0].lease_until(), None, "the lease of the attempt that was given back");
-    assert!(scope.forget_if("key", after[0].attempt().fence()).unwrap());
+    assert!(scope.forget_if("key", idemkv::Seen::Interruption(after[0].attempt().fence())).unwrap());
     assert!(engine.interrupted().get().unwrap().is_empty());
 }
 

@@ -169,7 +169,7 @@ fn that_there_was_nothing_to_forget_is_told_to_the_parent_alone() {
     let jobs = engine.set_policy("jobs", engine.policy().lease(lease)).unwrap();
     let (other, claim) = (fresh(&jobs, "other"), fresh(&jobs, "key"));
     clock.advance(lease);
-    let forgotten = jobs.forget_if("key", other.fence());
+    let forgotten = jobs.forget_if("key", idemkv::Seen::Interruption(other.fence()));
     if hears.is_child() {
         let is_told = matches!(forgotten, Err(ForgetError::Commit(CommitError::Failed(Failure::Forked))));
         drop((other, claim, jobs, engine));

@@ -271,7 +271,7 @@ impl Drop for Process {
 /// Forgets the record that the key has. What is on the board then, no begin may be answered with.
 fn forget(scope: &Scope, board: &Board, slot: usize) -> bool {
     let Ok(Status::Done(record)) = scope.get("key") else { return false };
-    let forgotten = scope.forget_if("key", record.fence()).unwrap();
+    let forgotten = scope.forget_if("key", &record).unwrap();
     if forgotten {
         board.put(slot, record.fence().get());
     }

@@ -168,6 +168,42 @@ fn a_claim_in_an_open_transaction_is_not_taken_over_even_past_its_lease() {
     }
 }
 
+/// An attempt whose lease is over looks interrupted while a transaction completes it. It has one
+/// fence in both states.
+#[test]
+fn a_result_that_is_committed_after_an_operator_looked_is_not_forgotten() {
+    for caller in callers!() {
+        let server = &caller.server;
+        let (one, two) = (server.connect("tx_seen"), server.connect("tx_seen"));
+        one.set_policy("", Policy::default().lease(Duration::from_secs(1))).unwrap();
+        on_runtime(async {
+            let mut client = caller.connect().await;
+            let held = claim(&one.scope(""), "key");
+            let mut transaction = client.transaction().await;
+            let completed = transaction.complete_claim(held, "paid").await.unwrap();
+            let mut seen = None;
+            assert!(within(Duration::from_secs(10), || {
+                if let Ok(Status::Interrupted(lost)) = two.scope("").get("key") {
+                    seen = Some(lost);
+                }
+                seen.is_some()
+            }));
+            let (seen, scope) = (seen.unwrap(), two.scope(""));
+            let sent = || two.shared_stats().unwrap().statements;
+            let before = sent();
+            let forgetting = std::thread::spawn(move || scope.forget_if("key", &seen));
+            // It has looked, and was passed over.
+            assert!(within(Duration::from_secs(10), || sent() >= before + 3));
+            transaction.commit().await.unwrap();
+            let record = completed.committed();
+            let forgotten = forgetting.join().unwrap();
+            assert!(matches!(forgotten, Ok(false)), "{forgotten:?}");
+            assert!(matches!(two.scope("").get("key"), Ok(Status::Done(_))));
+            assert!(two.scope("").forget_if("key", &record).unwrap());
+        });
+    }
+}
+
 #[test]
 fn a_claim_that_was_taken_over_does_not_complete_in_a_transaction_either() {
     for caller in callers!() {

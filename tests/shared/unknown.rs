@@ -114,8 +114,13 @@ fn a_forget_whose_answer_is_lost_forgets_nothing_that_came_since() {
         let fence = claim(&scope, "key").complete("old").unwrap().fence();
         let gate = Gate::shut(server, &schema, &format!("UPDATE ON {schema}.keys"), "NEW.state = 4");
         let claimed = std::thread::scope(|threads| {
-            let forgetting =
-                threads.spawn(|| if by_fence { scope.forget_if("key", fence) } else { scope.forget("key") });
+            let forgetting = threads.spawn(|| {
+                if by_fence {
+                    scope.forget_if("key", idemkv::Seen::Result(fence))
+                } else {
+                    scope.forget("key")
+                }
+            });
             gate.holds(1);
             // The next connection waits until the key has been begun.
             proxy.refuse(true);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use idemkv::Engine;
+use idemkv::{Engine, Seen};
 
 use crate::answer::{Answer, Trouble};
 use crate::asking::Consent;
@@ -33,6 +33,10 @@ impl Forget {
 
     fn plan(&self, engine: &Engine) -> Result<(Vec<String>, Entry), Trouble> {
         let entry = self.key.find(engine)?;
+        if entry.state == State::InFlight {
+            // By the answer it may be done.
+            return Err(Trouble::refused("the key is in flight: only its own claim can end it"));
+        }
         let line = format!(
             "forgets {}, which is {}: the next request with it runs the operation again",
             describe(&entry),
@@ -46,7 +50,11 @@ impl Forget {
 /// Forgets what was shown. The file was closed since, and a service may have changed the key.
 fn forget(engine: &Engine, shown: &Entry) -> Result<(), Trouble> {
     let scope = engine.scope(&shown.scope);
-    if scope.forget_if(&shown.key, shown.fence()).map_err(Trouble::refused)? {
+    let seen = match shown.state {
+        State::Interrupted => Seen::Interruption(shown.fence()),
+        State::InFlight | State::Done | State::Expired => Seen::Result(shown.fence()),
+    };
+    if scope.forget_if(&shown.key, seen).map_err(Trouble::refused)? {
         return Ok(());
     }
     Err(opening::changed(engine, shown))

@@ -12,7 +12,8 @@ use crate::engine::core::log_record::LogRecord;
 use crate::error::{CommitError, ForgetError, ReadError};
 use crate::index::{Change, Slot};
 use crate::record::Record;
-use crate::state::{Decision, Event, Fence, Phase};
+use crate::seen::Seen;
+use crate::state::{Decision, Event, Phase};
 use crate::sync::Arc;
 use crate::task::caller::Caller;
 use crate::wal::frame::entry_bytes_max;
@@ -25,19 +26,19 @@ enum Doomed {
 
 impl Core {
     /// Forgets a record or an interrupted key, durably. Returns whether there was one, of the
-    /// attempt with the fence `only` if that is given.
+    /// kind and attempt `only` if that is given.
     pub(in crate::engine) async fn forget(
         &self,
         caller: Caller,
         scope: &ScopeInner,
         key: &[u8],
-        only: Option<Fence>,
+        only: Option<Seen>,
     ) -> Result<Untold<bool>, ForgetError> {
         let digest = scope.digest(key).map_err(ReadError::Key)?;
         let asked = &KeyRef { scope, key, digest };
         self.health.check().map_err(ReadError::from)?;
         let mut queue_timeout = QueueTimeout::new(self.options.queue_timeout);
-        let is_other = |fence| only.is_some_and(|only| only != fence);
+        let is_other = |found| only.is_some_and(|only| only != found);
         loop {
             let before = self.clock.now();
             let found = self.find(caller, asked, before).await?;
@@ -53,13 +54,13 @@ impl Core {
                 (Decision::Become(Phase::Interrupted), Lookup::Slot(Slot::InFlight(attempt))) => {
                     self.lapse(&attempt)?;
                 }
-                (Decision::Become(_), Lookup::Record(record)) if is_other(record.fence()) => {
+                (Decision::Become(_), Lookup::Record(record)) if is_other(Seen::from(&record)) => {
                     return Ok(Untold::new(false));
                 }
                 // An interruption is named by the fence that callers are shown, which is not that
                 // of a later attempt that left it standing.
                 (_, Lookup::Slot(Slot::Interrupted(attempt)))
-                    if is_other(attempt.as_earlier().info.fence) =>
+                    if is_other(Seen::Interruption(attempt.as_earlier().info.fence)) =>
                 {
                     return Ok(Untold::new(false));
                 }

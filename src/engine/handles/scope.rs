@@ -12,7 +12,7 @@ use crate::shared::refusal::carry_checked;
 use crate::status::Status;
 use crate::sync::Arc;
 use crate::task::caller::{Caller, block};
-use crate::{Fence, Fingerprint, KeyHash};
+use crate::{Fence, Fingerprint, KeyHash, Seen};
 
 /// A namespace for keys: an endpoint, a tenant, a queue. The same key in two scopes is two
 /// operations.
@@ -238,9 +238,9 @@ impl Scope {
         block(self.forget_as(Caller::Thread, key.as_ref(), None))
     }
 
-    /// [`forget`](Self::forget), if the key still has the record or the interruption of the
-    /// attempt with this fence; `false` if not. For operators that decide by what they saw: a
-    /// record that came since is kept.
+    /// [`forget`](Self::forget), if the key still has the result or the interruption that the
+    /// caller saw; `false` if not. For operators that decide by what they saw: a record that came
+    /// since is kept, also that of the same attempt.
     ///
     /// # Errors
     ///
@@ -254,12 +254,12 @@ impl Scope {
     /// # drop(scope.begin("key", Fingerprint::of("request"))?);
     /// let Status::Interrupted(seen) = scope.get("key")? else { panic!() };
     /// scope.resolve("key")?.complete("charged")?; // meanwhile, by another operator
-    /// assert!(!scope.forget_if("key", seen.fence())?);
+    /// assert!(!scope.forget_if("key", &seen)?);
     /// assert!(matches!(scope.get("key")?, Status::Done(_)));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn forget_if(&self, key: impl AsRef<[u8]>, fence: Fence) -> Result<bool, ForgetError> {
-        block(self.forget_as(Caller::Thread, key.as_ref(), Some(fence)))
+    pub fn forget_if(&self, key: impl AsRef<[u8]>, seen: impl Into<Seen>) -> Result<bool, ForgetError> {
+        block(self.forget_as(Caller::Thread, key.as_ref(), Some(seen.into())))
     }
 
     /// [`begin`](Self::begin) for tasks, on any executor. The future does no I/O and does not
@@ -325,8 +325,12 @@ impl Scope {
     /// # Errors
     ///
     /// As for [`forget`](Self::forget).
-    pub async fn forget_if_async(&self, key: impl AsRef<[u8]>, fence: Fence) -> Result<bool, ForgetError> {
-        self.forget_as(Caller::Task, key.as_ref(), Some(fence)).await
+    pub async fn forget_if_async(
+        &self,
+        key: impl AsRef<[u8]>,
+        seen: impl Into<Seen>,
+    ) -> Result<bool, ForgetError> {
+        self.forget_as(Caller::Task, key.as_ref(), Some(seen.into())).await
     }
 }
 
@@ -370,7 +374,7 @@ impl Scope {
         }
     }
 
-    async fn forget_as(&self, caller: Caller, key: &[u8], only: Option<Fence>) -> Result<bool, ForgetError> {
+    async fn forget_as(&self, caller: Caller, key: &[u8], only: Option<Seen>) -> Result<bool, ForgetError> {
         let asked = CallingProcess::here();
         let forgotten = match &self.handle {
             Handle::File(file) => file.core().forget(caller, &self.inner, key, only).await,
