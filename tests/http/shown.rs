@@ -41,9 +41,11 @@ mod whole {
 }
 
 mod program {
-    use super::{BankError, Error, bank};
+    use super::{BankError, bank};
 
     // shown: several routes
+    use std::error::Error;
+
     use axum::routing::post;
     use axum::{Json, Router};
     use idemkv::Engine;
@@ -95,9 +97,10 @@ mod errors {
 }
 
 mod interrupted {
-    use super::{Error, find_charge};
+    use super::find_charge;
 
     // shown: interrupted requests
+    use std::error::Error;
     use std::time::Duration;
 
     use axum::http::Response;

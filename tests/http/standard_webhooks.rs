@@ -99,11 +99,11 @@ fn a_secret_that_can_not_be_one_is_refused_and_not_shown() {
 
 #[cfg(feature = "axum")]
 mod receiver {
-    use std::error::Error;
-
     use axum::body::Bytes;
 
     // shown: receiver
+    use std::error::Error;
+
     use axum::Router;
     use axum::routing::post;
     use idemkv::http::{IdempotencyLayer, StandardWebhooks};

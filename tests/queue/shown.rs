@@ -1,7 +1,6 @@
 //! The consumer of `docs/patterns.md`: compiled, run, and shown there word for word.
 
 use std::cell::RefCell;
-use std::error::Error;
 
 use idemkv::queue::Reason;
 
@@ -45,9 +44,11 @@ async fn carrier(content: &str, key: &str) -> Result<Vec<u8>, Vec<u8>> {
 }
 
 mod consumer {
-    use super::{Broker, Error, Order, carrier};
+    use super::{Broker, Order, carrier};
 
     // shown: consumer
+    use std::error::Error;
+
     use idemkv::queue::{Consumer, Delivery, Settlement};
     use idemkv::{Engine, Fault, Fingerprint};
 

@@ -4,6 +4,7 @@
 //! drops tasks.
 
 #![expect(dead_code, reason = "`main` takes a port, and stays until it is stopped")]
+#![expect(clippy::unused_async, reason = "a bank is asked over a network")]
 
 // shown: main
 use std::time::Duration;
