@@ -7,7 +7,7 @@ use super::refusal::{Refusal, carry_checked};
 use super::row::RowState;
 use super::statement::Miss;
 use super::statements::begin::{BeginAsk, Terms};
-use super::take_over;
+use super::take_over::{self, depends_on_none};
 use super::undelivered::{Answered, Undelivered};
 use crate::Fingerprint;
 use crate::clock::Deadline;
@@ -115,8 +115,11 @@ pub(super) async fn begin<'a>(
         if begun.is_full {
             return Err(full(&terms));
         }
-        // What the row means depends on the policy: it must be the current one.
-        if let Some(row) = begun.seen.filter(|_| begun.policies == terms.policies) {
+        // What the row means mostly depends on the policy: then it must be the current one.
+        let is_current = begun.policies == terms.policies;
+        if let Some(row) =
+            begun.seen.filter(|row| is_current || depends_on_none(row, &fingerprint, begun.now))
+        {
             let at = (&row, begun.now);
             if let Some(answer) = take_over::answer(handle, asked, fingerprint, at, &terms, deadline).await? {
                 if let Answered::Without(answer) = &answer {
@@ -135,7 +138,8 @@ pub(super) async fn begin<'a>(
             tries.round_of(core, &row).await?;
             continue;
         }
-        core.catch_up(begun.is_alive, begun.policies, deadline).await?;
+        // In this order: policies that are set in a row would be old again after the pause.
         tries.round(core).await?;
+        core.catch_up(begun.is_alive, begun.policies, deadline).await?;
     }
 }

@@ -187,6 +187,8 @@ impl Link {
     /// Sets what the statements need, unless the connection started with it. Behind a pooler in
     /// transaction mode they must be right already.
     async fn set_up(&self) -> Result<(), StoreFailure> {
+        // After a failover it may be another one, and settings can be changed.
+        self.check_server().await?;
         match self.options.settings {
             Settings::AtStart if !self.has_settings().await? => {
                 let message = "the connection has other settings than it was started with, as behind a pooler; \
@@ -213,14 +215,13 @@ impl Link {
                 "set `default_transaction_isolation` of this role to `read committed`".to_owned(),
             );
         }
-        // `local` does not wait for standbys, `off` not even for the disk. What is set here stays
-        // when the server's setting is changed.
+        // As each statement does. What is set here stays when the server's setting is changed.
         match of(0)? {
-            "off" | "local" if self.options.is_pooled() => {
+            "off" | "local" | "remote_write" if self.options.is_pooled() => {
                 refused("set `synchronous_commit` of this role to `on`: results must be durable".to_owned())
             }
             _ if self.options.is_pooled() => Ok(()),
-            "off" | "local" => self.script("SET synchronous_commit = on").await,
+            "off" | "local" | "remote_write" => self.script("SET synchronous_commit = on").await,
             stronger => self.script(&format!("SET synchronous_commit = {stronger}")).await,
         }
     }
@@ -407,7 +408,7 @@ fn is_of_numbers(routine: Option<&str>) -> bool {
 /// Writes to the log, and to no row. Its commit waits for the disk and for the standbys, which have
 /// everything before it once they have this. If they don't, the server has to say so.
 pub(super) const CONFIRM: &str = "SELECT pg_logical_emit_message( \
-    CASE WHEN current_setting('synchronous_commit') NOT IN ('off', 'local') THEN true \
+    CASE WHEN current_setting('synchronous_commit') NOT IN ('off', 'local', 'remote_write') THEN true \
     ELSE set_config('synchronous_commit', 'on', true) IS NOT NULL END \
     AND CASE WHEN current_setting('client_min_messages') <> 'error' THEN true \
     ELSE set_config('client_min_messages', 'warning', true) IS NOT NULL END, 'idemkv', '')";

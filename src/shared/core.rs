@@ -67,7 +67,7 @@ pub(crate) struct Core {
     pub(super) session: Session,
     /// Whether the caller that connects still waits.
     pub(super) connecting: Awaited,
-    pub(super) policies: Policies,
+    pub(super) policies: Arc<Policies>,
     pub(super) watches: Watches,
     pub(super) outbox: Outbox,
     pub(super) loose_ends: LooseEnds,
@@ -120,7 +120,7 @@ impl Core {
             intake: Intake::new(options.group_max, options.max_queued),
             session: Session::default(),
             connecting,
-            policies: Policies::new(options.policy),
+            policies: Arc::new(Policies::new(options.policy)),
             watches: Watches::default(),
             outbox: Outbox::default(),
             loose_ends: LooseEnds::default(),

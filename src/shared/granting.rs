@@ -432,10 +432,12 @@ impl Core {
         deadline: Deadline,
     ) -> Result<(), Refusal> {
         if !is_alive {
+            // The answer has no version.
             self.renewed(deadline).await;
+            return Ok(());
         }
         if policies != self.policies.version() {
-            self.load_policies(deadline).await.map_err(Self::refusal)?;
+            self.catch_up_with_policies(deadline).await.map_err(Self::refusal)?;
         }
         Ok(())
     }

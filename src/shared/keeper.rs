@@ -196,11 +196,15 @@ fn new_id() -> Result<i64, StoreFailure> {
     Ok(i64::from_be_bytes(bytes) & i64::MAX)
 }
 
-const RENEW: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}) \
+/// The row is locked first, and only then the time is read. A statement that finds the session over
+/// locks the row as well, so only one of the two goes by the session as it was.
+const RENEW: &str = "WITH mine AS MATERIALIZED (SELECT s.id, s.until_ms, s.seen FROM {S}.sessions s \
+      WHERE s.id = $1 AND s.nonce = $3 AND NOT s.replaced FOR NO KEY UPDATE), \
+    moment AS MATERIALIZED (SELECT o.*, {NOW} AS now_ms, {SURE} FROM mine o) \
     UPDATE {S}.sessions s SET until_ms = m.now_ms + $2, replays_until_ms = m.now_ms + $2, \
         seen = CASE WHEN $4 IS NULL OR $4 <= t.forgets AND $5 = {SERVER} THEN $4 ELSE -1 END \
-      FROM moment m CROSS JOIN {S}.meta t WHERE s.id = $1 AND s.nonce = $3 AND NOT s.replaced \
-        AND s.until_ms > m.now_ms AND (s.seen IS NULL) = ($4 IS NULL) RETURNING m.now_ms, t.forgets, {SERVER}";
+      FROM moment m CROSS JOIN {S}.meta t \
+      WHERE s.id = m.id AND m.until_ms > m.now_ms AND (m.seen IS NULL) = ($4 IS NULL) RETURNING m.now_ms, t.forgets, {SERVER}";
 
 /// No number: nothing is known of what is to be dropped.
 const NOTHING: i64 = -1;

@@ -26,26 +26,34 @@ use crate::sync::Arc;
 const PAGES: i64 = 512;
 /// The most rows of one statement.
 const ROWS: usize = 1_000;
+/// A statement ends with the row whose progress brings it to so many bytes.
+const BYTES: usize = 8 << 20;
 
 const SIZE: &str = "SELECT pg_relation_size('{S}.keys') / current_setting('block_size')::bigint";
 
 /// Claims on some pages. One whose lease is over is interrupted since then.
-const CLAIMS: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms) SELECT * FROM (SELECT {ROW}, k.digest, \
+const CLAIMS: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms) \
+    SELECT * FROM (SELECT f.*, {BEFORE} FROM (SELECT * FROM (SELECT {ROW}, k.digest, \
       CASE WHEN {LEASE} > m.now_ms THEN k.started_ms ELSE {LEASE} END AS since, k.fence AS of_fence, true AS listed, \
       {LEASE} > m.now_ms AS is_out \
     FROM {S}.keys k CROSS JOIN moment m WHERE k.ctid >= $1::text::tid AND k.ctid < $2::text::tid AND k.state = 1 \
-      AND ($3::bytea IS NULL OR k.scope = $3)) f \
-    WHERE f.is_out = $4 AND (f.since, f.of_fence) > ($5, $6) AND (f.since, f.of_fence) < ($7, $8) \
-    ORDER BY f.since, f.of_fence LIMIT $9";
+      AND ($3::bytea IS NULL OR k.scope = $3)) c \
+    WHERE c.is_out = $4 AND (c.since, c.of_fence) > ($5, $6) AND (c.since, c.of_fence) < ($7, $8) \
+    ORDER BY c.since, c.of_fence LIMIT $9) f) l WHERE l.bytes_before < $10 ORDER BY l.since, l.of_fence";
 
 /// Interrupted keys after one of them, those of other scopes as well: looking for those of one
 /// could take as long as there are keys.
-const INTERRUPTED: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms) SELECT {BARE}, \
-      CASE WHEN $1::bytea IS NULL OR k.scope = $1 THEN k.progress END, NULL::bytea, false, \
-      k.digest, {SINCE}, {OF_FENCE}, \
+const INTERRUPTED: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+    part AS MATERIALIZED (SELECT {BARE}, CASE WHEN $1::bytea IS NULL OR k.scope = $1 THEN k.progress END AS progress, \
+      NULL::bytea, false, k.digest, {SINCE} AS since, {OF_FENCE} AS of_fence, \
       ($1::bytea IS NULL OR k.scope = $1) AND (k.gone_ms IS NULL OR k.gone_ms > m.now_ms) \
     FROM (SELECT * FROM {S}.keys WHERE interrupted_ms IS NOT NULL AND ({SINCE}, {OF_FENCE}) > ($2, $3) \
-      ORDER BY {SINCE}, {OF_FENCE} LIMIT $4) k CROSS JOIN moment m ORDER BY {SINCE}, {OF_FENCE}";
+      ORDER BY {SINCE}, {OF_FENCE} LIMIT $4) k CROSS JOIN moment m) \
+    SELECT * FROM (SELECT f.*, {BEFORE} FROM part f) l WHERE l.bytes_before < $5 ORDER BY l.since, l.of_fence";
+
+/// How many bytes of progress the rows before this one have.
+const BEFORE: &str = "coalesce(sum(coalesce(octet_length(f.progress), 0)) OVER (ORDER BY f.since, f.of_fence \
+    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS bytes_before";
 
 /// The first entries of a list, by their place in it.
 struct Entries<'a> {
@@ -112,7 +120,7 @@ async fn add_claims(core: &Core, entries: &mut Entries<'_>) -> Result<(), Refusa
             let limit = request.limit.min(ROWS);
             let params = move || {
                 let at = |page: i64| format!("({page},0)");
-                let numbers = [after.0, after.1, end.0, end.1, signed(limit as u64)];
+                let numbers = [after.0, after.1, end.0, end.1, signed(limit as u64), signed(BYTES as u64)];
                 let params = Params::default()
                     .with(at(page), Type::TEXT)
                     .with(at(page + PAGES), Type::TEXT)
@@ -120,9 +128,9 @@ async fn add_claims(core: &Core, entries: &mut Entries<'_>) -> Result<(), Refusa
                     .with(is_out, Type::BOOL);
                 numbers.into_iter().fold(params, |params, number| params.with(number, Type::INT8))
             };
-            let rows = read(core, CLAIMS, params).await?;
-            let Some(last) = add(core, entries, &rows).filter(|_| rows.len() >= limit) else { break };
-            after = place(last?);
+            let rows = read(core, &CLAIMS.replace("{BEFORE}", BEFORE), params).await?;
+            let Some(last) = add(core, entries, &rows, limit)? else { break };
+            after = place(last);
         }
         page += PAGES;
     }
@@ -136,12 +144,11 @@ async fn add_interrupted(core: &Core, entries: &mut Entries<'_>) -> Result<(), R
         let limit = entries.request.limit.min(ROWS);
         let params = move || {
             let params = Params::default().with(scope.clone(), Type::BYTEA);
-            let numbers = [after.0, after.1, signed(limit as u64)];
+            let numbers = [after.0, after.1, signed(limit as u64), signed(BYTES as u64)];
             numbers.into_iter().fold(params, |params, number| params.with(number, Type::INT8))
         };
-        let rows = read(core, INTERRUPTED, params).await?;
-        let Some(last) = add(core, entries, &rows).filter(|_| rows.len() >= limit) else { return Ok(()) };
-        let last = last?;
+        let rows = read(core, &INTERRUPTED.replace("{BEFORE}", BEFORE), params).await?;
+        let Some(last) = add(core, entries, &rows, limit)? else { return Ok(()) };
         if entries.end().is_some_and(|end| last >= end) {
             return Ok(());
         }
@@ -149,21 +156,32 @@ async fn add_interrupted(core: &Core, entries: &mut Entries<'_>) -> Result<(), R
     }
 }
 
-/// Adds what was read; the place of the last row.
-fn add(core: &Core, entries: &mut Entries<'_>, rows: &[Row]) -> Option<Result<(Timestamp, u64), Refusal>> {
-    let mut last = None;
+/// Adds what was read. The place of the last row, if there may be more behind it.
+fn add(
+    core: &Core,
+    entries: &mut Entries<'_>,
+    rows: &[Row],
+    limit: usize,
+) -> Result<Option<(Timestamp, u64)>, Refusal> {
+    let (mut last, mut bytes) = (None, 0);
     for row in rows {
-        match open_key(core, row, entries.request.state) {
-            Ok((key, place)) => {
-                if let Some(key) = key {
-                    entries.add(key);
-                }
-                last = Some(Ok(place));
-            }
-            Err(failure) => return Some(Err(Refusal::unavailable(failure))),
+        let read = open_key(core, row, entries.request.state).map_err(Refusal::unavailable)?;
+        bytes += read.bytes;
+        last = Some(read.place);
+        if let Some(key) = read.key {
+            entries.add(key);
         }
     }
-    last
+    Ok(last.filter(|_| rows.len() >= limit || bytes >= BYTES))
+}
+
+/// What was read of one row.
+struct ReadKey {
+    /// The entry, unless it is not to be listed.
+    key: Option<OpenKey>,
+    place: (Timestamp, u64),
+    /// Of its progress.
+    bytes: usize,
 }
 
 /// The rows of one bounded statement. The time limit of a call holds for it alone: how many a list
@@ -185,12 +203,7 @@ where
     }
 }
 
-/// The entry of a row, unless it is not to be listed; and the row's place.
-fn open_key(
-    core: &Core,
-    row: &Row,
-    state: OpenState,
-) -> Result<(Option<OpenKey>, (Timestamp, u64)), StoreFailure> {
+fn open_key(core: &Core, row: &Row, state: OpenState) -> Result<ReadKey, StoreFailure> {
     let mut columns = Columns::new(row);
     let row = KeyRow::read(&mut columns)?.ok_or_else(|| damaged("a row of a list has no state"))?;
     let Id(digest) = columns.take()?;
@@ -203,7 +216,7 @@ fn open_key(
         }
         OpenKey::new(state, Arc::new(attempt), ListPosition::new(since, Fence::new(fence)))
     });
-    Ok((key, (since, fence)))
+    Ok(ReadKey { key, place: (since, fence), bytes: row.bytes() })
 }
 
 /// The claim of a row, to be shown.

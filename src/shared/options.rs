@@ -175,15 +175,16 @@ impl SharedOptions {
         self
     }
 
-    /// How often expired keys are swept, by one of the processes; `None` for never. Default 1 s.
+    /// How often expired keys are swept, by one of the processes; `None` for never. Default 1 s;
+    /// 10 ms to 1 day.
     pub fn sweep_every(mut self, every: Option<Duration>) -> Self {
         self.sweep_every = every;
         self
     }
 
     /// How often this process counts the interrupted keys of the store, for
-    /// [`Stats`](crate::Stats); `None` for never: then `Stats` shows none. Default 10 s. A count
-    /// that takes long is made less often.
+    /// [`Stats`](crate::Stats); `None` for never: then `Stats` shows none. Default 10 s; 10 ms
+    /// to 1 day. A count that takes long is made less often.
     pub fn count_every(mut self, every: Option<Duration>) -> Self {
         self.count_every = every;
         self
@@ -306,6 +307,8 @@ impl SharedOptions {
             })
             .and_then(|()| OptionError::unless_within("call_timeout", self.call_timeout, short, long))
             .and_then(|()| OptionError::unless_within("session", self.session, Duration::from_secs(1), long))
+            .and_then(|()| check_every("sweep_every", self.sweep_every))
+            .and_then(|()| check_every("count_every", self.count_every))
             .and_then(|()| OptionError::unless_within("max_queued", self.max_queued, 1, 1_000_000))
             .and_then(|()| OptionError::unless_within("max_body_bytes", self.max_body_bytes, 0, 16 << 20))
             .and_then(|()| OptionError::unless_within("group_max", self.group_max, 1, 2_000))
@@ -352,6 +355,12 @@ impl std::fmt::Debug for SharedOptions {
             .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
+}
+
+/// Refuses a span that would keep the server busy, or that it can't add to a time.
+fn check_every(name: &'static str, every: Option<Duration>) -> Result<(), OptionError> {
+    let (short, long) = (Duration::from_millis(10), Duration::from_secs(86_400));
+    every.map_or(Ok(()), |every| OptionError::unless_within(name, every, short, long))
 }
 
 /// Refuses a name that the server can't keep.

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::columns::{Params, signed};
-use super::connection::Link;
+use super::connection::{Link, race};
 use super::core::{Core, SharedHandle};
 use super::granting::{Tries, nonce};
 use super::options::check_policy;
+use super::policies::Policies;
 use super::refusal::Refusal;
 use super::row::{Columns, damaged};
 use super::statement::Miss;
@@ -17,6 +19,7 @@ use crate::clock::Deadline;
 use crate::codec::PolicyRow;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::SCOPE_MAX;
+use crate::engine::common::policies::SCOPES_MAX;
 use crate::error::{KeyError, SetPolicyError, SharedError, StoreFailure};
 use crate::observer::Event;
 use crate::policy::Policy;
@@ -40,7 +43,18 @@ const WRITE: &str = "WITH version AS (UPDATE {S}.meta SET policies = $9 FROM (SE
       max_attempts = excluded.max_attempts, lease_ms = excluded.lease_ms, \
       max_in_flight = excluded.max_in_flight RETURNING 1";
 
-const VERSION: &str = "SELECT policies FROM {S}.meta";
+/// The policy of one scope, and how many scopes have one.
+const IN_FORCE: &str = "SELECT m.policies, (SELECT count(*) FROM {S}.policies), p.scope, p.ttl_ms, p.tombstone_ms, \
+    p.refuse, p.unresolved_ms, p.max_attempts, p.lease_ms, p.max_in_flight \
+    FROM {S}.meta m LEFT JOIN {S}.policies p ON p.scope = $1";
+
+/// What the store has when a policy is to be set.
+struct InForce {
+    version: i64,
+    scopes: u64,
+    /// That of the scope.
+    policy: Option<Policy>,
+}
 
 impl SharedHandle {
     /// Gives a scope a policy of its own. In force in every process when it returns.
@@ -50,34 +64,51 @@ impl SharedHandle {
 }
 
 impl Core {
-    /// Reads the policies of all scopes.
+    /// Reads the policies of all scopes, as they are when this is called or later.
     pub(super) async fn load_policies(&self, deadline: Deadline) -> Result<(), Miss> {
-        let sql = self.sql.filled(READ);
-        let ticket = self.policies.ticket();
-        let rows =
-            self.errand(deadline, async move |link: Rc<Link>| link.once(&sql, &Params::default()).await);
-        let mut read = (0, HashMap::new());
-        for row in &rows.await.map_err(Miss::of_a_read)? {
-            let mut columns = Columns::new(row);
-            read.0 = columns.take().map_err(Miss::NotDone)?;
-            if let Some((scope, policy)) = one(&mut columns).map_err(Miss::NotDone)? {
-                read.1.insert(scope, policy);
-            }
-        }
-        self.policies.set(ticket, read.0, read.1);
-        Ok(())
+        let (sql, policies) = (self.sql.filled(READ), Arc::clone(&self.policies));
+        self.errand(deadline, async move |link: Rc<Link>| read(&link, &sql, &policies).await)
+            .await
+            .map_err(Miss::of_a_read)
     }
 
-    /// The version of the policies in the store.
-    async fn version_in_force(&self, tries: &mut Tries, deadline: Deadline) -> Result<i64, Refusal> {
+    /// Reads them, or waits for the read under way: after a policy was set, all calls want to know
+    /// it at once. That read may be too old, and then the call finds out, and is here again.
+    pub(super) async fn catch_up_with_policies(&self, deadline: Deadline) -> Result<(), Miss> {
+        match self.policies.join() {
+            // The store's thread goes on with it for the others, if nobody polls this call any more.
+            Err(reading) => {
+                let (sql, policies) = (self.sql.filled(READ), Arc::clone(&self.policies));
+                let reads = async move |link: Rc<Link>| {
+                    let read = read(&link, &sql, &policies).await;
+                    reading.ends(&read);
+                    read
+                };
+                self.errand(deadline, reads).await.map_err(Miss::of_a_read)
+            }
+            Ok(answer) => match race(answer.get(), self.sleep(deadline)).await {
+                Ok(Some(read)) => read,
+                // The other call had no more time for it.
+                Ok(None) | Err(()) => Ok(()),
+            },
+        }
+    }
+
+    async fn in_force(
+        &self,
+        scope: &[u8],
+        tries: &mut Tries,
+        deadline: Deadline,
+    ) -> Result<InForce, Refusal> {
         loop {
-            let sql = self.sql.filled(VERSION);
-            let read =
-                self.errand(deadline, async move |link: Rc<Link>| link.once(&sql, &Params::default()).await);
+            let (sql, scope) = (self.sql.filled(IN_FORCE), scope.to_vec());
+            let read = self.errand(deadline, async move |link: Rc<Link>| {
+                link.once(&sql, &Params::default().with(scope, Type::BYTEA)).await
+            });
             match read.await {
                 Ok(rows) => {
                     let row = rows.first().ok_or_else(|| damaged("the table `meta` is empty"));
-                    return row.and_then(|row| Columns::new(row).take()).map_err(Refusal::unavailable);
+                    return row.and_then(in_force).map_err(Refusal::unavailable);
                 }
                 Err(miss) => tries.again(self, miss.of_a_read()).await?,
             }
@@ -94,13 +125,21 @@ impl Core {
         let deadline = self.deadline();
         let mut tries = Tries::new(deadline);
         let version = new_version()?;
-        let mut before = self.version_in_force(&mut tries, deadline).await?;
-        loop {
-            let (sql, scope, row) = (sql.clone(), scope.clone(), row);
+        let mut before = self.in_force(&scope, &mut tries, deadline).await?;
+        // What is in force is not written again: with each version all processes read the policies.
+        let in_force = loop {
+            if before.policy == Policy::from_row(&row).ok() {
+                self.confirm(deadline).await?;
+                break before.version;
+            }
+            if before.policy.is_none() && before.scopes >= SCOPES_MAX as u64 {
+                return Err(SetPolicyError::TooManyScopes { max: SCOPES_MAX });
+            }
+            let (sql, for_scope, row, old) = (sql.clone(), scope.clone(), row, before.version);
             let written = self.errand(deadline, async move |link: Rc<Link>| {
                 let number = |value: Option<u64>| value.map(signed);
                 let params = Params::default()
-                    .with(scope, Type::BYTEA)
+                    .with(for_scope, Type::BYTEA)
                     .with(signed(row.ttl_ms), Type::INT8)
                     .with(number(row.tombstone_ms), Type::INT8)
                     .with(row.refuse, Type::BOOL)
@@ -109,28 +148,30 @@ impl Core {
                     .with(number(row.lease_ms), Type::INT8)
                     .with(row.max_in_flight.map(i64::from), Type::INT8)
                     .with(version, Type::INT8)
-                    .with(before, Type::INT8);
+                    .with(old, Type::INT8);
                 link.once(&sql, &params).await
             });
             match written.await {
-                Ok(rows) if !rows.is_empty() => break,
+                Ok(rows) if !rows.is_empty() => break version,
                 // Another call came in between.
                 Ok(_) => tries.round(self).await?,
                 Err(miss) => tries.again(self, miss).await?,
             }
-            let now = self.version_in_force(&mut tries, deadline).await?;
-            if now == version {
+            let now = self.in_force(&scope, &mut tries, deadline).await?;
+            if now.version == version {
                 self.confirm(deadline).await?;
-                break;
+                break version;
             }
             // Whether the other call came after this one, nothing says.
-            if let Some(failure) = tries.unknown.clone().filter(|_| now != before) {
+            if let Some(failure) = tries.unknown.clone().filter(|_| now.version != before.version) {
                 return Err(Refusal::from(SharedError::Unknown(failure)).into());
             }
             before = now;
-        }
+        };
         // It is in force. If this fails, the next grant finds out, and reads the policies.
-        if let Err(Miss::NotDone(failure) | Miss::Unknown(failure)) = self.load_policies(deadline).await {
+        if self.policies.version() != in_force
+            && let Err(Miss::NotDone(failure) | Miss::Unknown(failure)) = self.load_policies(deadline).await
+        {
             self.note_failure(&failure);
         }
         Counters::count(&self.counters.policies_set);
@@ -143,6 +184,27 @@ impl Core {
 fn new_version() -> Result<i64, SetPolicyError> {
     let random = nonce()?;
     Ok(i64::try_from(random & ((1 << 60) - 1)).unwrap_or_else(|_| unreachable!("it has 60 bits")))
+}
+
+async fn read(link: &Link, sql: &str, policies: &Policies) -> Result<(), Miss> {
+    let ticket = policies.ticket();
+    let rows = link.once(sql, &Params::default()).await.map_err(Miss::of_a_read)?;
+    let mut read = (0, HashMap::new());
+    for row in &rows {
+        let mut columns = Columns::new(row);
+        read.0 = columns.take().map_err(Miss::NotDone)?;
+        if let Some((scope, policy)) = one(&mut columns).map_err(Miss::NotDone)? {
+            read.1.insert(scope, policy);
+        }
+    }
+    policies.set(ticket, read.0, read.1);
+    Ok(())
+}
+
+fn in_force(row: &Row) -> Result<InForce, StoreFailure> {
+    let mut columns = Columns::new(row);
+    let (version, scopes) = (columns.take()?, columns.number()?);
+    Ok(InForce { version, scopes, policy: one(&mut columns)?.map(|(_, policy)| policy) })
 }
 
 fn one(columns: &mut Columns<'_>) -> Result<Option<(Vec<u8>, Policy)>, StoreFailure> {

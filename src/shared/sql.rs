@@ -30,10 +30,11 @@ const LEASE: &str = "CASE WHEN k.session IS NULL THEN coalesce(k.lease_until_ms,
      FROM {S}.sessions s WHERE s.id = k.session), k.lease_until_ms, 0) END";
 
 /// Makes the commit of this transaction durable, whatever the server, the role or the transaction
-/// was told. `local` does not wait for standbys, `off` not even for the disk. And a server that
+/// was told. `remote_write` does not wait for the disks of standbys, `local` not for standbys, `off`
+/// not even for the disk. And a server that
 /// tells of errors alone would not say that a standby has not confirmed the commit. Both hold for
 /// this transaction only, so no other client of a pooler is affected.
-const SURE: &str = "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') \
+const SURE: &str = "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') \
     THEN set_config('synchronous_commit', 'on', true) END AS sure, \
     CASE WHEN current_setting('client_min_messages') = 'error' \
     THEN set_config('client_min_messages', 'warning', true) END AS warned";
@@ -56,6 +57,18 @@ const BARE: &str = "k.state, k.nonce, k.fence, k.attempt, k.fingerprint, {LEASE}
     k.gone_ms, k.completed_ms, k.expires_ms, k.interrupted_ms, k.ttl_ms, k.remembered_ms, k.unresolved_ms, \
     k.lease_ms, k.e_fence, k.e_attempt, k.e_started_ms, k.e_interrupted_ms, k.outcome, k.wanted, k.returned, \
     k.leaving, k.body_kept, k.scope, k.key, k.session IS NULL AS free";
+
+/// The session that a claim in flight depends on, if the store still has it.
+const OF_SESSION: &str = "CASE WHEN k.state = 1 AND k.lease_until_ms IS NULL \
+    THEN (SELECT s.id FROM {S}.sessions s WHERE s.id = k.session) END AS of_session";
+
+/// Of the rows that were locked, those whose claim is over for certain. A session that seems to be
+/// over is read once more under a lock, which a renewal needs as well. If a renewal has it, the
+/// claim stands. If not, a later one finds the session over.
+const FREE: &str = "over AS MATERIALIZED (SELECT l.ord FROM locked l JOIN {S}.sessions s ON s.id = l.of_session \
+      WHERE s.until_ms <= l.now_ms FOR SHARE OF s SKIP LOCKED), \
+    free AS MATERIALIZED (SELECT l.* FROM locked l \
+      WHERE l.of_session IS NULL OR l.ord IN (SELECT o.ord FROM over o)), ";
 
 const MOMENT: &str = "moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     rules AS MATERIALIZED (SELECT policies FROM {S}.meta), ";
@@ -208,12 +221,12 @@ const GRANT: &str = "WITH {MOMENT} {ALIVE} \
       $12::int[], $13::bigint[], $14::int[], $15::bigint[], $16::bigint[]{MOST_PARAM}) WITH ORDINALITY \
       r(session, policies, digest, nonce, fingerprint, ttl_ms, remembered_ms, unresolved_ms, lease_ms, seen_fence, \
         seen_state, attempt, e_fence, e_attempt, e_started_ms, e_interrupted_ms, {MOST}ord)), \
-    free AS MATERIALIZED (SELECT r.*, m.now_ms, k.wanted{SCOPED} FROM {S}.keys k JOIN req r ON k.digest = r.digest CROSS JOIN moment m \
+    locked AS MATERIALIZED (SELECT r.*, m.now_ms, k.wanted{SCOPED}, {OF_SESSION} FROM {S}.keys k JOIN req r ON k.digest = r.digest CROSS JOIN moment m \
       JOIN alive a ON a.id = r.session JOIN rules u ON u.policies = r.policies \
       WHERE k.fence = r.seen_fence AND k.state = r.seen_state AND k.fence < r.fence \
         AND (k.state <> 1 OR {LEASE} <= m.now_ms) \
       ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), \
-    {PLACES}done AS (UPDATE {S}.keys k SET state = 1, nonce = f.nonce, fence = f.fence, attempt = f.attempt, \
+    {FREE}{PLACES}done AS (UPDATE {S}.keys k SET state = 1, nonce = f.nonce, fence = f.fence, attempt = f.attempt, \
         fingerprint = f.fingerprint, session = f.session, started_ms = f.now_ms, \
         lease_until_ms = f.now_ms + f.lease_ms, ttl_ms = f.ttl_ms, remembered_ms = f.remembered_ms, \
         unresolved_ms = f.unresolved_ms, lease_ms = f.lease_ms, e_fence = f.e_fence, e_attempt = f.e_attempt, \
@@ -231,11 +244,12 @@ const GRANT: &str = "WITH {MOMENT} {ALIVE} \
 const CHANGE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE}), \
     req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::smallint[], $4::smallint[]) \
       WITH ORDINALITY r(digest, seen_fence, seen_state, to_state, ord)), \
-    free AS MATERIALIZED (SELECT r.*, m.now_ms, {LEASE} AS lease FROM {S}.keys k JOIN req r ON k.digest = r.digest \
+    locked AS MATERIALIZED (SELECT r.*, m.now_ms, {LEASE} AS lease, {OF_SESSION} FROM {S}.keys k \
+      JOIN req r ON k.digest = r.digest \
       CROSS JOIN moment m WHERE k.fence = r.seen_fence AND k.state = r.seen_state \
         AND (k.state <> 1 OR {LEASE} <= m.now_ms) AND (r.to_state <> 4 OR k.state <> 3 OR k.leaving) \
       ORDER BY k.digest FOR NO KEY UPDATE OF k SKIP LOCKED), \
-    done AS (UPDATE {S}.keys k SET state = f.to_state, \
+    {FREE}done AS (UPDATE {S}.keys k SET state = f.to_state, \
         interrupted_ms = CASE WHEN f.to_state = 2 THEN f.lease END, \
         gone_ms = CASE f.to_state WHEN 2 THEN f.now_ms + k.unresolved_ms WHEN 3 THEN k.gone_ms \
           ELSE f.now_ms + {VACATED_MS} END, \
@@ -408,6 +422,8 @@ fn filled(text: &str, names: &Names) -> String {
     let parts = [
         ("{MOMENT}", MOMENT),
         ("{ALIVE}", ALIVE),
+        ("{FREE}", FREE),
+        ("{OF_SESSION}", OF_SESSION),
         ("{LOOKED}", LOOKED),
         ("{ROW}", ROW),
         ("{BARE_ROW}", BARE_ROW),

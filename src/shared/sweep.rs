@@ -29,11 +29,12 @@ const BYTES: u64 = 8 << 20;
 const REST_MS: i64 = 20;
 
 /// Takes the duty for one step, if it is due and no other process has it. After the last page the
-/// duty rests for a millisecond a page, so that reading a large table costs little.
+/// duty rests for a millisecond a page, so that reading a large table costs little. A duty that is
+/// to rest for longer than that was taken before the server's clock was set back.
 const TAKE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
     size AS MATERIALIZED (SELECT pg_relation_size('{S}.keys') / current_setting('block_size')::bigint AS pages), \
-    mine AS MATERIALIZED (SELECT d.name, d.page FROM {S}.duties d, moment m \
-      WHERE d.name = 'sweep' AND d.due_ms <= m.now_ms FOR UPDATE OF d SKIP LOCKED) \
+    mine AS MATERIALIZED (SELECT d.name, d.page FROM {S}.duties d, moment m, size z WHERE d.name = 'sweep' \
+      AND (d.due_ms <= m.now_ms OR d.due_ms > m.now_ms + greatest($2, $3, z.pages)) FOR UPDATE OF d SKIP LOCKED) \
     UPDATE {S}.duties d SET \
         page = CASE WHEN o.page + $1 < z.pages THEN o.page + $1 ELSE 0 END, \
         due_ms = m.now_ms + CASE WHEN o.page + $1 < z.pages THEN $2 ELSE greatest($3, z.pages) END \

@@ -64,6 +64,11 @@ pub(super) fn decided_begin(
     decided(row, Event::Begin { fingerprint, now, attempts_max: policy.attempts_max() }, now)
 }
 
+/// Whether the answer to a begin is the same under every policy.
+pub(super) fn depends_on_none(row: &KeyRow, fingerprint: &Fingerprint, now: Timestamp) -> bool {
+    !decided_begin(row, fingerprint, now, &Policy::default()).0.depends_on_policy()
+}
+
 /// The answer to a begin that is granted nothing; `None` if the key has to be looked up again.
 pub(super) async fn without_grant(
     handle: &Arc<SharedHandle>,

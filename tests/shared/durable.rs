@@ -62,6 +62,44 @@ fn no_setting_of_the_server_or_of_a_transaction_makes_a_commit_less_durable() {
     assert_eq!(commits(&server, "durable"), "on");
 }
 
+/// A standby that has written a commit to its file system can still lose it.
+#[test]
+fn a_commit_that_standbys_have_only_written_is_not_durable() {
+    let Some(server) = another() else { return };
+    set(&server, "synchronous_commit", "remote_write");
+    let store = server.connect("durable_written");
+    note_commits(&server, "durable_written");
+    let (first, second) = (claim(&store.scope(""), "first"), claim(&store.scope(""), "second"));
+    first.complete("reply").unwrap();
+    on_runtime(async {
+        let mut client = server.client().await;
+        let mut transaction = client.transaction().await.unwrap();
+        let completed = second.complete_in_tx(&mut transaction, "paid").await.unwrap();
+        transaction.commit().await.unwrap();
+        drop(completed.committed());
+    });
+    assert_eq!(commits(&server, "durable_written"), "on");
+}
+
+/// As after a failover.
+#[test]
+fn a_server_is_looked_at_again_by_each_connection() {
+    let Some(server) = another() else { return };
+    let store = server.options("durable_again").call_timeout(Duration::from_secs(2)).connect().unwrap();
+    set(&server, "fsync", "off");
+    let ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'idemkv'";
+    server.sql(ours);
+    let scope = store.scope("");
+    let refused = || match scope.begin("key", request()) {
+        Err(BeginError::Shared(error)) => error.to_string().contains("fsync"),
+        other => panic!("{other:?}"),
+    };
+    assert!(within(Duration::from_secs(30), refused));
+    set(&server, "fsync", "on");
+    let granted = || matches!(scope.begin("key", request()), Ok(Begin::Fresh(_)));
+    assert!(within(Duration::from_secs(30), granted));
+}
+
 #[test]
 fn a_server_that_can_lose_what_it_has_synced_is_refused() {
     let Some(server) = another() else { return };

@@ -157,3 +157,43 @@ fn a_completion_changes_no_index() {
     // Transactions of other tests can keep an old version on its page, which then has no room.
     assert!(of("n_tup_hot_upd").parse::<u32>().unwrap() > 50, "{}", of("n_tup_hot_upd"));
 }
+
+/// 20 MiB of progress, which one answer would bring.
+fn with_much_progress(server: &Server, schema: &str) -> (idemkv::Engine, Vec<idemkv::Claim>) {
+    let store = server.options(schema).sweep_every(None).count_every(None).connect().unwrap();
+    let mut claims: Vec<_> =
+        (0..20).map(|number| claim(&store.scope(""), &format!("key {number:02}"))).collect();
+    for claim in &mut claims {
+        claim.save_progress(vec![b'p'; 1 << 20]).unwrap();
+    }
+    (store, claims)
+}
+
+/// The statements that it takes, which are more than one for each part of the table.
+fn listed(store: &idemkv::Engine, list: impl Fn() -> Vec<OpenKey>) -> u64 {
+    let before = store.shared_stats().unwrap().statements;
+    let names: BTreeSet<_> = names(&list()).into_iter().collect();
+    assert_eq!(names.len(), 20);
+    store.shared_stats().unwrap().statements - before
+}
+
+#[test]
+fn claims_with_much_progress_come_in_bounded_answers() {
+    let server = server!();
+    let (store, claims) = with_much_progress(server, "lists_claims");
+    let statements = listed(&store, || store.in_flight().limit(100).get().unwrap());
+    assert!(statements >= 4, "{statements}");
+    drop(claims);
+}
+
+#[test]
+fn interrupted_keys_with_much_progress_come_in_bounded_answers() {
+    let server = server!();
+    let (store, claims) = with_much_progress(server, "lists_lost");
+    drop(claims);
+    assert!(within(Duration::from_secs(30), || server
+        .one("SELECT count(*) FROM lists_lost.keys WHERE state = 2")
+        == "20"));
+    let statements = listed(&store, || store.interrupted().limit(100).get().unwrap());
+    assert!(statements >= 5, "{statements}");
+}

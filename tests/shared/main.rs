@@ -56,11 +56,13 @@ mod groups;
 mod in_tx;
 #[path = "../common/inside.rs"]
 mod inside;
+mod lapsed;
 mod late;
 mod linear;
 mod lists;
 mod migrating;
 mod places;
+mod policies;
 mod prepared_tx;
 mod processes;
 #[allow(dead_code, reason = "the tests of the HTTP layer alone use the rest")]

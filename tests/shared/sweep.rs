@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use idemkv::{Begin, Policy, Recovery, Status};
+use idemkv::{Begin, OpenError, Policy, Recovery, SharedOptions, Status};
 
+use crate::lapsed::{LONG, Shifted};
 use crate::server::{claim, request, within};
 
 #[test]
@@ -81,4 +82,34 @@ fn a_claim_whose_process_is_gone_is_interrupted_without_a_begin() {
         std::thread::yield_now();
     }
     assert!(matches!(two.scope("").get("key"), Ok(Status::Interrupted(_))));
+}
+
+/// The duty rested until a time of the clock before.
+#[test]
+fn a_clock_that_is_set_back_does_not_stop_the_sweep() {
+    let server = server!();
+    let clock = Shifted::new(server, "sweep_back");
+    clock.set(Duration::from_secs(3_600));
+    let store = clock.options(LONG).sweep_every(Some(Duration::from_millis(20))).connect().unwrap();
+    let policy = Policy::default().ttl(Duration::from_millis(1)).recovery(Recovery::Rerun);
+    let scope = store.set_policy("", policy).unwrap();
+    for back in [false, true] {
+        if back {
+            clock.set(Duration::ZERO);
+        }
+        claim(&scope, "key").complete("reply").unwrap();
+        let left = || server.one("SELECT count(*) FROM sweep_back.keys");
+        assert!(within(Duration::from_secs(30), || left() == "0"), "{back}");
+    }
+}
+
+#[test]
+fn spans_that_would_keep_the_server_busy_are_refused() {
+    let options = || SharedOptions::new("postgres://idemkv@127.0.0.1:1/postgres");
+    for every in [Duration::ZERO, Duration::from_millis(9), Duration::from_secs(86_401), Duration::MAX] {
+        for options in [options().sweep_every(Some(every)), options().count_every(Some(every))] {
+            let error = options.connect();
+            assert!(matches!(error, Err(OpenError::Option(_))), "{every:?}: {error:?}");
+        }
+    }
 }
