@@ -88,10 +88,8 @@ pub(super) async fn begin<'a>(
                 continue;
             }
         };
-        let mut granted = begun.granted.map(|fence| {
-            let claim = NewClaim::granted(&terms, fingerprint, fence, begun.now);
-            (claim, Stands::granted(&terms))
-        });
+        let new = |fence| NewClaim::granted(&terms, fingerprint, fence, begun.now);
+        let mut granted = begun.granted.map(|fence| (new(fence), Stands::granted(&terms)));
         if let Some(row) = &begun.seen {
             row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
             if granting.is_of(row) {
