@@ -5,6 +5,7 @@ mod hand_over;
 pub(crate) mod interruption;
 mod names;
 mod parts;
+pub(crate) mod place;
 pub(crate) mod progress;
 mod rows;
 pub(crate) mod waited;
@@ -24,6 +25,7 @@ use crate::task::wait_list::WaitList;
 use crate::{Fingerprint, Record, Timestamp};
 use interruption::{AttemptInfo, Earlier, Interruption};
 use names::Names;
+use place::Place;
 use progress::Progress;
 
 /// How an attempt ended, for its waiters.
@@ -69,6 +71,8 @@ pub(crate) struct Attempt {
     /// once the caller has the claim, [`WITHDRAWN`] once the grant was withdrawn. The thread that
     /// takes the bytes decides which.
     undelivered_bytes: AtomicU64,
+    /// While the grant is pending: the claim's place among those in flight. Leaf lock.
+    undelivered_place: Mutex<Place>,
     /// When its lease ends, in ms; changed under the lock of its key's shard.
     lease_until_ms: AtomicU64,
     /// Until when the claim is good although no process holds it, in ms; `NO_TOKEN` if it was
@@ -125,6 +129,7 @@ impl Attempt {
             replaced: parts.replaced,
             forgets: None,
             undelivered_bytes: AtomicU64::new(parts.undelivered_bytes),
+            undelivered_place: Mutex::new(Place::default()),
             lease_until_ms: AtomicU64::new(lease_until.as_millis()),
             detached_until_ms: AtomicU64::new(NO_TOKEN),
             detached_in: AtomicU64::new(0),
@@ -336,6 +341,17 @@ impl Attempt {
     fn decide_delivery(&self, mark: u64) -> Option<u64> {
         let undecided = |bytes| (!matches!(bytes, 0 | WITHDRAWN)).then_some(mark);
         self.undelivered_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, undecided).ok()
+    }
+
+    /// Keeps the place of the claim while its grant is pending.
+    pub(crate) fn keep_place(&mut self, place: Place) {
+        self.undelivered_place = Mutex::new(place);
+    }
+
+    /// Takes the place of a pending grant. The thread that decides what becomes of the grant takes
+    /// it: the claim gets it, or it is left. No later call gets it again.
+    pub(crate) fn take_place(&self) -> Place {
+        std::mem::take(&mut *self.undelivered_place.lock())
     }
 
     /// The interruption that a new claim over this attempt would restore if it is withdrawn.

@@ -340,3 +340,57 @@ fn an_end_whose_answer_nobody_takes_keeps_no_place_and_no_log_space() {
     drop((first, second));
     assert_eq!(engine.stats().log_used_bytes, used);
 }
+
+/// A caller that polls its future late or never would hold up its scope, and then the engine, though
+/// the key is vacant.
+#[test]
+fn grants_that_the_engine_takes_back_leave_their_places_before_their_callers_come() {
+    let machine = Machine::default();
+    let engine = machine.options().max_in_flight(2).open("x.idem").unwrap();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE).max_in_flight(2)).unwrap();
+    let requests = [("one", request()), ("two", request())];
+    let mut late = pin!(jobs.begin_many_async(&requests));
+    assert!(poll(late.as_mut()).is_pending());
+    let mut waits = pin!(jobs.begin_or_wait_async("one", request(), TTL));
+    assert!(poll(waits.as_mut()).is_pending());
+    machine.clock.advance(LEASE);
+    engine.step();
+    engine.step();
+    assert_eq!(engine.stats().in_flight, 0);
+    let other = fresh(&jobs, "other");
+    let Ok(Begin::Fresh(claim)) = run(&engine, waits) else { panic!("it was told that the key is vacant") };
+    // Then the first caller finds its grants gone. It leaves no place a second time.
+    let answers = run(&engine, late);
+    assert!(
+        matches!(
+            answers.as_slice(),
+            [Ok(Begin::InFlight(_)), Err(BeginError::Busy(Busy::TooManyClaims { max: 2 }))]
+        ),
+        "{answers:?}"
+    );
+    assert_eq!(engine.stats().in_flight, 2);
+    drop((other, claim));
+    assert_eq!(engine.stats().in_flight, 0);
+}
+
+/// The log takes nothing more, so the grant stays in the index; its caller has got an answer.
+#[test]
+fn a_grant_whose_commit_failed_leaves_its_place_once() {
+    let machine = Machine::default();
+    let engine = machine.open();
+    let jobs = engine.set_policy("jobs", engine.policy().lease(LEASE).max_in_flight(1)).unwrap();
+    let claim = fresh(&default_scope(&engine), "claim");
+    let mut begin = pin!(jobs.begin_async("key", request()));
+    assert!(poll(begin.as_mut()).is_pending());
+    assert_eq!(engine.stats().in_flight, 2);
+    machine.disk.fail_syncs(Some("-wal"));
+    engine.step();
+    assert!(ready(begin.as_mut()).is_err());
+    assert_eq!(engine.stats().in_flight, 1);
+    machine.clock.advance(LEASE);
+    engine.step();
+    assert_eq!(engine.stats().in_flight, 1);
+    drop(claim);
+    drop(engine.clone().close());
+    assert_eq!(engine.stats().in_flight, 0);
+}

@@ -183,7 +183,7 @@ impl Core {
                 (GrantKind::Resolve(_), Some(earlier)) => earlier.fingerprint,
                 (GrantKind::Resolve(_), None) => unreachable!("only an interrupted key is resolved"),
             };
-            let attempt = Arc::new(Attempt::new(AttemptParts {
+            let mut attempt = Attempt::new(AttemptParts {
                 digest: asked.digest,
                 scope: asked.scope.name(),
                 key: asked.key,
@@ -198,7 +198,9 @@ impl Core {
                 progress: earlier.and_then(|attempt| attempt.progress()),
                 replaced: earlier.map(|attempt| attempt.as_replaced()),
                 undelivered_bytes,
-            }));
+            });
+            attempt.keep_place(std::mem::take(&mut permit.quota().place));
+            let attempt = Arc::new(attempt);
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let no_fence = |_: &BeginError| self.worker.notify();
@@ -206,8 +208,8 @@ impl Core {
             *held = Some(Box::new(permit));
             return Ok(None);
         };
-        // Until the claim arrives, the attempt has its log space, for the thread that takes it
-        // from there.
+        // Until the claim arrives, the attempt has its log space and its place, for the thread that
+        // takes them from there.
         permit.reservation().lend(undelivered_bytes);
         if let Err(shut) = self.health.check() {
             // Closing may have passed this shard before the claim was there, and would never tell

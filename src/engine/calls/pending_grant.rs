@@ -130,8 +130,6 @@ impl PendingGrant {
     /// Takes back a claim that the log does not know.
     fn put_back(&mut self, core: &Core, claim: &mut FileClaim, error: Option<&CommitError>) {
         let (attempt, before) = (Arc::clone(claim.of()), std::mem::replace(&mut self.before, Slot::Vacant));
-        // Before waiters are told: one of them may begin then, and takes the place.
-        claim.permit.leave();
         core.withdraw_unlogged(&attempt, before, claim.reservation(), error);
     }
 
@@ -188,13 +186,7 @@ impl PendingGrant {
         } else {
             // An engine that is closing withdraws it itself; after a failed commit only the next
             // opening can tell what it was.
-            let leave = || {
-                // In the step that queues the end, so that callers who are told of it find the
-                // place free.
-                claim.permit.leave();
-                true
-            };
-            drop(handle.core().withdraw(&attempt, leave));
+            drop(handle.core().withdraw(&attempt, || true));
         }
         claim.discard();
     }

@@ -36,7 +36,8 @@ impl Core {
         Ok(())
     }
 
-    /// Withdraws the grant and takes its log space, in one step.
+    /// Withdraws the grant, takes its log space, and leaves its place, in one step: callers who
+    /// are told of the end find the place free.
     fn take_back(
         &self,
         attempt: &Arc<Attempt>,
@@ -49,6 +50,7 @@ impl Core {
             let bytes = decided.filter(|_| is_due()).and_then(|_| attempt.withdraw());
             if let Some(bytes) = bytes {
                 reservation.take_back(bytes);
+                self.leave_undelivered(attempt);
                 (Change::Set(Slot::Ending(Arc::clone(attempt))), true)
             } else {
                 (Change::Keep, false)
@@ -77,6 +79,8 @@ impl Core {
             let Some(bytes) = is_it.then(|| attempt.withdraw()).flatten() else {
                 return (Change::Keep, None);
             };
+            // Before waiters are told: one of them may begin then, and takes the place.
+            self.leave_undelivered(attempt);
             let ended = error.and_then(stopped).unwrap_or_else(|| now_is(&before, self.clock.now()));
             (Change::Set(before), Some((bytes, ended)))
         });
@@ -124,6 +128,7 @@ impl Core {
         let Some(bytes) = bytes else { return };
         let mut reservation = Reservation::none(&self.space);
         reservation.take_back(bytes);
+        self.leave_undelivered(attempt);
         self.leases.forget(attempt);
         attempt.end(Ended::Closed);
         self.publisher.show_last(&end_of(attempt));

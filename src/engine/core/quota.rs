@@ -1,6 +1,7 @@
 //! The quota of one claim: its place among the claims in flight, and its reservation in the log.
 
 use crate::attempt::Attempt;
+use crate::attempt::place::Place;
 use crate::engine::common::policies::Policies;
 use crate::sync::Arc;
 use crate::wal::{LogSpace, Reservation};
@@ -10,15 +11,6 @@ use crate::wal::{LogSpace, Reservation};
 pub(crate) struct Quota {
     pub(in crate::engine) reservation: Reservation,
     pub(in crate::engine) place: Place,
-}
-
-/// A place among the claims in flight.
-#[derive(Debug, Default)]
-pub(crate) struct Place {
-    /// The engine counts it.
-    pub(in crate::engine) is_counted: bool,
-    /// The scope that counts it.
-    pub(in crate::engine) scope: Option<Box<[u8]>>,
 }
 
 impl Quota {

@@ -40,9 +40,10 @@ impl FileClaim {
     /// Takes the claim: from now on only its owner decides how it ends. `false` if the grant was
     /// withdrawn before.
     pub(in crate::engine) fn arrives(&mut self) -> bool {
-        let bytes = self.attempt.deliver();
-        self.permit.reservation().take_back(bytes.unwrap_or(0));
-        bytes.is_some()
+        let Some(bytes) = self.attempt.deliver() else { return false };
+        self.permit.reservation().take_back(bytes);
+        self.permit.quota().place = self.attempt.take_place();
+        true
     }
 
     /// Ends the claim without changing its key: a failed commit has already decided that.
@@ -50,6 +51,8 @@ impl FileClaim {
         if self.core().health.is_forked() {
             return;
         }
+        // Still there if the log did not take the end of a pending grant.
+        self.core().leave_undelivered(&self.attempt);
         self.core().leases.forget(&self.attempt);
         self.is_over = true;
     }

@@ -1,9 +1,11 @@
 //! Permits: a claim's part of the engine's limits, given back by its drop.
 
 use super::handle::FileHandle;
+use crate::attempt::Attempt;
+use crate::attempt::place::Place;
 use crate::clock::{Deadline, QueueTimeout};
 use crate::engine::core::Core;
-use crate::engine::core::quota::{Place, Quota};
+use crate::engine::core::quota::Quota;
 use crate::error::{BeginError, CommitError};
 use crate::policy::Policy;
 use crate::sync::Arc;
@@ -28,6 +30,11 @@ impl Core {
     pub(in crate::engine) fn give_back(&self, mut quota: Quota) {
         self.leave(&mut quota.place);
         drop(quota);
+    }
+
+    /// Gives back the place of a pending grant, unless another thread has taken it.
+    pub(in crate::engine) fn leave_undelivered(&self, attempt: &Attempt) {
+        self.leave(&mut attempt.take_place());
     }
 
     /// Gives a place among the claims in flight back.
