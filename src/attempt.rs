@@ -344,8 +344,9 @@ impl Attempt {
     }
 
     /// Keeps the place of the claim while its grant is pending.
-    pub(crate) fn keep_place(&mut self, place: Place) {
+    pub(crate) fn keeping(mut self, place: Place) -> Self {
         self.undelivered_place = Mutex::new(place);
+        self
     }
 
     /// Takes the place of a pending grant. The thread that decides what becomes of the grant takes

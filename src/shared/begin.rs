@@ -8,7 +8,7 @@ use super::row::RowState;
 use super::statement::Miss;
 use super::statements::begin::{BeginAsk, Terms};
 use super::take_over::{self, depends_on_none};
-use super::undelivered::{Answered, Undelivered};
+use super::undelivered::Answered;
 use crate::Fingerprint;
 use crate::clock::Deadline;
 use crate::engine::common::namespace::ScopeInner;
@@ -77,8 +77,7 @@ pub(super) async fn begin<'a>(
         core.check()?;
         let terms = core.terms(&asked.scope, deadline).await?;
         granting.sends(terms.session);
-        let ask = ask(asked, granting.nonce, fingerprint, terms);
-        let begun = match core.ask_begin(ask, deadline).await {
+        let begun = match core.ask_begin(ask(asked, granting.nonce, fingerprint, terms), deadline).await {
             Ok(begun) => begun,
             Err(miss) => {
                 if tries.unknown.is_none() && !matches!(miss, Miss::Unknown(_)) {
@@ -93,15 +92,16 @@ pub(super) async fn begin<'a>(
         if let Some(row) = &begun.seen {
             row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
             if granting.is_of(row) {
-                core.confirm(deadline).await?;
-                granted = Some((NewClaim::found(row, core), Stands::found(row, begun.now)));
+                granted = take_over::found(core, asked, &mut granting, deadline).await?;
+                if granted.is_none() {
+                    tries.round(core).await?;
+                    continue;
+                }
             }
         }
         if let Some((claim, stands)) = granted {
             if granting.is_good(stands) {
-                let attempt = claim.attempt(asked);
-                let claim = Undelivered { granting, stands, attempt, standing: None, resolves: false };
-                return Ok(Answered::Granted(Box::new(claim)));
+                return Ok(Answered::granted(granting, stands, claim.attempt(asked)));
             }
             granting.start_again(deadline).await?;
             tries.round(core).await?;

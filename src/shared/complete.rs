@@ -8,7 +8,7 @@ use super::row::RowState;
 use super::statement::Miss;
 use super::statements::begin::span;
 use super::statements::end::{EndAsk, Ended as Answer, GentleEnd};
-use super::statements::look::{LookAsk, Looked};
+use super::statements::look::Looked;
 use crate::attempt::{Attempt, Ended};
 use crate::clock::Deadline;
 use crate::engine::common::completion::Completion;
@@ -225,7 +225,7 @@ impl SharedClaim {
                     continue;
                 }
             };
-            let looked = match core.ask(LookAsk { digest: self.attempt.digest }, deadline).await {
+            let looked = match self.look(deadline).await {
                 Ok(looked) => looked,
                 Err(miss) => {
                     tries.again(core, miss).await.map_err(|refusal| self.unknown(refusal))?;
@@ -261,11 +261,17 @@ impl SharedClaim {
         to: Option<RowState>,
         deadline: Deadline,
     ) -> Result<Option<Carried>, ClaimError> {
-        let digest = self.attempt.digest;
-        let looked = self.core().ask(LookAsk { digest }, deadline).await.map_err(|miss| self.missed(miss))?;
+        let looked = self.look(deadline).await.map_err(|miss| self.missed(miss))?;
         self.why(looked, to, deadline).await
     }
 
+    /// What an earlier statement may have done counts only once it is durable.
+    pub(super) async fn look(&self, deadline: Deadline) -> Result<Looked, Miss> {
+        let may_be_over = self.may_be_over.load(Ordering::Relaxed);
+        self.core().look(self.attempt.digest, may_be_over, deadline).await
+    }
+
+    /// Of a sure look, if the claim may be over.
     pub(super) async fn why(
         &self,
         looked: Looked,
@@ -294,9 +300,6 @@ impl SharedClaim {
             RowState::InFlight => false,
         };
         if is_over {
-            if may_be_over {
-                core.confirm(deadline).await?;
-            }
             let found = (row.state == RowState::Done).then(|| row.record(digest));
             return Ok(Some(Carried { at: now, found }));
         }
@@ -314,7 +317,6 @@ impl SharedClaim {
                 if !is_released || !self.stood_until(row.started, deadline).await {
                     return Err(self.past());
                 }
-                core.confirm(deadline).await?;
                 Ok(Some(Carried { at: now, found: None }))
             }
             Decision::Superseded => {

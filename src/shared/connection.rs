@@ -16,6 +16,7 @@ use tokio_postgres::error::Severity;
 use tokio_postgres::{AsyncMessage, Client, Config, Row, Statement};
 
 use super::columns::Params;
+use super::confirm::CONFIRM;
 use super::servers::{self, Last};
 use super::sql::{Kind, Shape};
 use super::statement::Miss;
@@ -404,14 +405,6 @@ fn drawn_mark() -> Result<u64, StoreFailure> {
 fn is_of_numbers(routine: Option<&str>) -> bool {
     matches!(routine, Some("GetNewTransactionId" | "GetNewMultiXactId"))
 }
-
-/// Writes to the log, and to no row. Its commit waits for the disk and for the standbys, which have
-/// everything before it once they have this. If they don't, the server has to say so.
-pub(super) const CONFIRM: &str = "SELECT pg_logical_emit_message( \
-    CASE WHEN current_setting('synchronous_commit') NOT IN ('off', 'local', 'remote_write') THEN true \
-    ELSE set_config('synchronous_commit', 'on', true) IS NOT NULL END \
-    AND CASE WHEN current_setting('client_min_messages') <> 'error' THEN true \
-    ELSE set_config('client_min_messages', 'warning', true) IS NOT NULL END, 'idemkv', '')";
 
 /// The first of two futures that is ready; the other is dropped.
 pub(super) async fn race<A, B>(a: impl Future<Output = A>, b: impl Future<Output = B>) -> Result<A, B> {

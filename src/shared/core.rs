@@ -9,7 +9,8 @@ use super::awaited::Awaited;
 use super::blocked::Blocked;
 use super::cache::Cache;
 use super::columns::{Params, signed};
-use super::connection::{CONFIRM, Link, LinkOptions, Settings, first};
+use super::confirm::sure_look;
+use super::connection::{Link, LinkOptions, Settings, first};
 use super::intake::{Errand, Intake, Queued};
 use super::interrupted_count::Count;
 use super::jobs::{self, Job};
@@ -17,10 +18,12 @@ use super::loose_ends::LooseEnds;
 use super::options::SharedOptions;
 use super::policies::Policies;
 use super::refusal::Refusal;
+use super::row::{Columns, damaged};
 use super::schema::Found;
 use super::session::{Session, SessionState};
 use super::sql::{Sql, VACATED_MS};
-use super::statement::{Ask, Miss};
+use super::statement::{Ask, Miss, Statement};
+use super::statements::look::{LookAsk, Looked};
 use super::tx_sql::TxSql;
 use super::watches::{Outbox, Watches};
 use crate::Timestamp;
@@ -29,7 +32,7 @@ use crate::clock::{Deadline, Stopwatch, millis};
 use crate::engine::common::counters::Counters;
 use crate::error::{FailureKind, SharedError, StoreFailure};
 use crate::fork::Origin;
-use crate::key::Secret;
+use crate::key::{Digest, Secret};
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Mutex, OnceLock, Ordering, UnseenU64};
 use crate::task::reply::{self, Reply, ReplySender};
 
@@ -251,19 +254,33 @@ impl Core {
         })
     }
 
-    /// Makes sure that what this process can see is as durable as an acknowledged commit: a later
-    /// commit waits for the same standbys. After an unknown outcome a row may be visible although
-    /// no standby has it.
-    pub(super) async fn confirm(&self, deadline: Deadline) -> Result<(), Refusal> {
-        let confirmed =
-            self.errand(deadline, async move |link: Rc<Link>| link.once(CONFIRM, &Params::default()).await);
-        confirmed.await.map(drop).map_err(|miss| match miss {
-            Miss::NotDone(failure) | Miss::Unknown(failure) | Miss::Unread(failure) => {
-                SharedError::Unknown(failure).into()
-            }
-            Miss::Busy(_) => SharedError::Unknown(self.failure()).into(),
-            Miss::Closed => Self::refusal(miss),
-        })
+    /// Looks at a key. After an unknown outcome the look has to be a sure one.
+    pub(super) async fn look(
+        &self,
+        digest: Digest,
+        is_sure: bool,
+        deadline: Deadline,
+    ) -> Result<Looked, Miss> {
+        if is_sure {
+            return self.sure_look(digest, deadline).await;
+        }
+        self.ask(LookAsk { digest }, deadline).await
+    }
+
+    /// Looks at a key after an unknown outcome: its row may be visible although no standby has it.
+    /// So the look is a commit as well, which waits for the standbys. A commit by itself could reach
+    /// the next primary after a failover, and say nothing of what the one before has shown.
+    pub(super) async fn sure_look(&self, digest: Digest, deadline: Deadline) -> Result<Looked, Miss> {
+        let sql = self.sql.filled(&sure_look());
+        let looked = self.errand(deadline, async move |link: Rc<Link>| {
+            let params = Params::default().ids(std::iter::once(digest.as_u128()));
+            link.once(&sql, &params).await
+        });
+        let rows = looked.await.map_err(Miss::of_a_read)?;
+        let mut columns =
+            Columns::new(rows.first().ok_or_else(|| Miss::Unread(damaged("a look has no row")))?);
+        columns.skip();
+        LookAsk::answer(&mut columns).map_err(Miss::Unread)
     }
 
     /// Runs a job on the store's thread.

@@ -6,11 +6,9 @@ use super::refusal::Refusal;
 use super::row::{KeyRow, RowState};
 use super::statement::Miss;
 use super::statements::change::{ChangeAsk, Changed};
-use super::statements::look::LookAsk;
 use super::take_over::decided;
 #[cfg(feature = "http")]
 use crate::attempt::Attempt;
-use crate::clock::Deadline;
 use crate::engine::common::counters::Counters;
 use crate::engine::common::namespace::ScopeInner;
 use crate::engine::common::untold::Untold;
@@ -89,7 +87,7 @@ impl Core {
         let mut left = None;
         let mut sent: Option<Vacating> = None;
         loop {
-            let looked = match self.ask(LookAsk { digest: asked.digest }, deadline).await {
+            let looked = match self.look(asked.digest, sent.is_some(), deadline).await {
                 Ok(looked) => looked,
                 Err(miss) => {
                     tries.again(self, miss).await?;
@@ -99,7 +97,7 @@ impl Core {
             if let Some(row) = &looked.row {
                 row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;
             }
-            if self.has_vacated(sent.as_ref(), looked.row.as_ref(), &tries, deadline).await? {
+            if self.has_vacated(sent.as_ref(), looked.row.as_ref(), &tries)? {
                 return Ok(self.has_forgotten());
             }
             let Some(row) = looked.row else { return Ok(false) };
@@ -148,22 +146,17 @@ impl Core {
     }
 
     /// Whether a vacate whose answer got lost has happened, by what was read since.
-    async fn has_vacated(
+    fn has_vacated(
         &self,
         sent: Option<&Vacating>,
         row: Option<&KeyRow>,
         tries: &Tries,
-        deadline: Deadline,
     ) -> Result<bool, Refusal> {
         let Some(sent) = sent else { return Ok(false) };
-        match sent.has_happened(row) {
-            Some(true) => self.confirm(deadline).await.map(|()| true),
-            Some(false) => Ok(false),
-            None => {
-                let failure = tries.unknown.clone().unwrap_or_else(|| self.failure());
-                Err(SharedError::Unknown(failure).into())
-            }
-        }
+        sent.has_happened(row).ok_or_else(|| {
+            let failure = tries.unknown.clone().unwrap_or_else(|| self.failure());
+            SharedError::Unknown(failure).into()
+        })
     }
 
     /// Counts a key that was forgotten by this call.
@@ -185,7 +178,7 @@ impl Core {
         let deadline = self.deadline();
         let mut tries = Tries::new(deadline);
         loop {
-            match self.ask(LookAsk { digest: asked.digest }, deadline).await {
+            match self.look(asked.digest, false, deadline).await {
                 Ok(looked) => {
                     let Some(row) = looked.row else { return Ok(Status::Vacant) };
                     row.check_names(&asked.scope, &asked.key).map_err(Refusal::unavailable)?;

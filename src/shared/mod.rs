@@ -20,6 +20,7 @@ pub(crate) mod claim;
 pub(crate) mod client_thread;
 mod columns;
 mod complete;
+mod confirm;
 mod connection;
 mod copied_row;
 pub(crate) mod copy;

@@ -7,6 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::columns::{Params, signed};
+use super::confirm::CONFIRM;
 use super::connection::{Link, race};
 use super::core::{Core, SharedHandle};
 use super::granting::{Tries, nonce};
@@ -43,10 +44,16 @@ const WRITE: &str = "WITH version AS (UPDATE {S}.meta SET policies = $9 FROM (SE
       max_attempts = excluded.max_attempts, lease_ms = excluded.lease_ms, \
       max_in_flight = excluded.max_in_flight RETURNING 1";
 
-/// The policy of one scope, and how many scopes have one.
-const IN_FORCE: &str = "SELECT m.policies, (SELECT count(*) FROM {S}.policies), p.scope, p.ttl_ms, p.tombstone_ms, \
-    p.refuse, p.unresolved_ms, p.max_attempts, p.lease_ms, p.max_in_flight \
-    FROM {S}.meta m LEFT JOIN {S}.policies p ON p.scope = $1";
+/// The policy of one scope, and how many scopes have one, with a commit that confirms what it reads:
+/// what a call finds in force counts only once it is durable.
+fn in_force_sql() -> String {
+    format!(
+        "WITH sure AS MATERIALIZED ({CONFIRM} AS at) \
+        SELECT m.policies, (SELECT count(*) FROM {{S}}.policies), p.scope, p.ttl_ms, p.tombstone_ms, p.refuse, \
+        p.unresolved_ms, p.max_attempts, p.lease_ms, p.max_in_flight, s.at \
+        FROM {{S}}.meta m LEFT JOIN {{S}}.policies p ON p.scope = $1 CROSS JOIN sure s"
+    )
+}
 
 /// What the store has when a policy is to be set.
 struct InForce {
@@ -101,7 +108,7 @@ impl Core {
         deadline: Deadline,
     ) -> Result<InForce, Refusal> {
         loop {
-            let (sql, scope) = (self.sql.filled(IN_FORCE), scope.to_vec());
+            let (sql, scope) = (self.sql.filled(&in_force_sql()), scope.to_vec());
             let read = self.errand(deadline, async move |link: Rc<Link>| {
                 link.once(&sql, &Params::default().with(scope, Type::BYTEA)).await
             });
@@ -129,7 +136,6 @@ impl Core {
         // What is in force is not written again: with each version all processes read the policies.
         let in_force = loop {
             if before.policy == Policy::from_row(&row).ok() {
-                self.confirm(deadline).await?;
                 break before.version;
             }
             if before.policy.is_none() && before.scopes >= SCOPES_MAX as u64 {
@@ -159,7 +165,6 @@ impl Core {
             }
             let now = self.in_force(&scope, &mut tries, deadline).await?;
             if now.version == version {
-                self.confirm(deadline).await?;
                 break version;
             }
             // Whether the other call came after this one, nothing says.

@@ -16,7 +16,6 @@ use super::row::{Columns, KeyRow, RowState};
 use super::sql::{OCCUPY, VACATED_MS};
 use super::statement::Miss;
 use super::statements::end::{Ended, GentleEnd};
-use super::statements::look::LookAsk;
 use crate::attempt::Ended as How;
 use crate::clock::{Deadline, millis};
 use crate::engine::common::counters::Counters;
@@ -79,9 +78,8 @@ async fn settled(core: &Core, end: &LooseEnd, answer: Result<Ended, Miss>) -> bo
         return false;
     } else {
         // It had ended: by a transaction of which no word was said, by this end, or with its lease.
-        let Ok(looked) = core.ask(LookAsk { digest: attempt.digest }, core.deadline()).await else {
-            return false;
-        };
+        let looked = core.look(attempt.digest, end.may_be_over, core.deadline()).await;
+        let Ok(looked) = looked else { return false };
         let is_its_own = |row: &KeyRow| row.nonce == end.end.nonce && row.fence == attempt.fence;
         match looked.row.filter(is_its_own) {
             Some(row) if row.state == RowState::Done => {

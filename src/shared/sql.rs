@@ -268,7 +268,7 @@ const CHANGE: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms, {SURE
       FROM req r CROSS JOIN moment m LEFT JOIN done d ON d.ord = r.ord LEFT JOIN told t ON true";
 
 /// Reads rows.
-const LOOK: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
+pub(super) const LOOK: &str = "WITH moment AS MATERIALIZED (SELECT {NOW} AS now_ms), \
     req AS MATERIALIZED (SELECT * FROM unnest($1::uuid[]) WITH ORDINALITY r(digest, ord)), {LOOKED} \
     SELECT l.ord, m.now_ms, {SEEN} FROM (SELECT l.*, {SO_FAR} FROM looked l) l CROSS JOIN moment m";
 

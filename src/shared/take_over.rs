@@ -9,7 +9,6 @@ use super::statements::begin::Terms;
 use super::statements::change::ChangeAsk;
 use super::statements::end::Standing;
 use super::statements::grant::GrantAsk;
-use super::statements::look::LookAsk;
 use super::undelivered::{Answered, Undelivered};
 use crate::attempt::progress::Progress;
 use crate::clock::Deadline;
@@ -201,16 +200,15 @@ pub(super) async fn grant<'a>(
 }
 
 /// The claim that an earlier statement granted, if it did and the claim is still good.
-async fn found(
+pub(super) async fn found(
     core: &Core,
     asked: &Asked,
     granting: &mut Granting<'_>,
     deadline: Deadline,
 ) -> Result<Option<(NewClaim, Stands)>, Refusal> {
     granting.looks();
-    let looked = core.ask(LookAsk { digest: asked.digest }, deadline).await.map_err(Core::refusal)?;
+    let looked = core.sure_look(asked.digest, deadline).await.map_err(Core::refusal)?;
     let Some(row) = looked.row.filter(|row| granting.is_of(row)) else { return Ok(None) };
-    core.confirm(deadline).await?;
     let stands = Stands::found(&row, looked.now);
     if granting.is_good(stands) {
         return Ok(Some((NewClaim::found(&row, core), stands)));

@@ -14,7 +14,6 @@ use super::granting::{Asked, NewClaim, Stands, Tries, nonce, not_granted};
 use super::refusal::{Refusal, carry, check_caller};
 use super::row::{KeyRow, RowState};
 use super::statements::end::EndAsk;
-use super::statements::look::LookAsk;
 use crate::Status;
 use crate::clock::{Deadline, Stopwatch, Timestamp, millis};
 use crate::codec::TokenRow;
@@ -94,7 +93,7 @@ impl SharedClaim {
                     continue;
                 }
             }
-            match core.ask(LookAsk { digest }, deadline).await {
+            match self.look(deadline).await {
                 Ok(looked) => drop(self.why(looked, None, deadline).await?),
                 Err(miss) => {
                     tries.again(core, miss).await?;
@@ -175,7 +174,7 @@ impl SharedHandle {
                 tries.again(core, miss).await.map_err(in_time)?;
             }
             let since = Stopwatch::start();
-            let looked = match core.ask(LookAsk { digest }, deadline).await {
+            let looked = match core.look(digest, tries.unknown.is_some(), deadline).await {
                 Ok(looked) => looked,
                 Err(miss) => {
                     tries.again(core, miss).await.map_err(in_time)?;
@@ -198,10 +197,7 @@ impl SharedHandle {
             if row.nonce != nonce || row.state != RowState::InFlight {
                 return Err(TokenError::Held);
             }
-            if tries.unknown.is_some() {
-                core.confirm(deadline).await.map_err(in_time)?;
-            }
-            // While that was awaited it may have ended. The next look says so.
+            // While the look was awaited it may have ended. The next one says so.
             if !Stands::found(&row, looked.now).has_lease(&since) {
                 tries.round(core).await.map_err(in_time)?;
                 continue;

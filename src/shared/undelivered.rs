@@ -42,7 +42,12 @@ impl Undelivered<'_> {
     }
 }
 
-impl Answered<'_> {
+impl<'a> Answered<'a> {
+    /// A first claim on a key.
+    pub(super) fn granted(granting: Granting<'a>, stands: Stands, attempt: Attempt) -> Self {
+        Self::Granted(Box::new(Undelivered { granting, stands, attempt, standing: None, resolves: false }))
+    }
+
     pub(super) fn deliver(self, handle: &Arc<SharedHandle>) -> Result<Begin, Refusal> {
         match self {
             Self::Granted(claim) => Ok(Begin::Fresh(claim.deliver(handle)?.into())),

@@ -11,6 +11,8 @@
     reason = "tests"
 )]
 
+#[path = "../common/budget.rs"]
+mod budget;
 #[path = "../common/random.rs"]
 mod random;
 
@@ -49,8 +51,10 @@ mod cache;
 mod caller;
 mod callers;
 mod closing;
+mod cluster;
 mod copy;
 mod durable;
+mod failover;
 mod file_only;
 mod groups;
 mod in_tx;
@@ -58,6 +62,7 @@ mod in_tx;
 mod inside;
 mod lapsed;
 mod late;
+mod ledger;
 mod linear;
 mod lists;
 mod migrating;

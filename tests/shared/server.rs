@@ -1,6 +1,7 @@
 //! A `PostgreSQL` server for these tests alone: in a directory of its own, with its syncs on.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -83,42 +84,110 @@ pub fn directory() -> Option<PathBuf> {
     Some(directory)
 }
 
-fn start() -> Option<Server> {
-    let bin = programs()?;
-    let directory = directory()?;
-    let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
-    let (started, is_started) = mpsc::sync_channel(1);
-    // The thread lives as long as the tests, and with it the server.
-    thread::spawn(move || {
-        let data = directory.join("data");
-        let made = unprivileged(&bin.join("initdb"))
-            .args(["--auth=trust", "--username=idemkv", "--encoding=UTF8", "--no-sync", "-D"])
-            .arg(&data)
-            .status();
-        if !made.is_ok_and(|made| made.success()) {
-            return;
-        }
-        let settings = format!(
-            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\nmax_connections = 200\n\
-             fsync = on\nlog_lock_waits = on\ndeadlock_timeout = 200ms\n",
-            directory.display()
-        );
-        let file = data.join("postgresql.conf");
-        let before = fs::read_to_string(&file).unwrap_or_default();
-        fs::write(&file, before + &settings).unwrap();
-        let log = fs::File::create(directory.join("log")).unwrap();
-        let server = unprivileged(&bin.join("postgres")).arg("-D").arg(&data).stderr(log).spawn();
-        let Ok(mut server) = server else { return };
-        started.send(()).unwrap();
-        server.wait().ok();
-    });
-    is_started.recv_timeout(Duration::from_secs(60)).ok()?;
-    let server = Server { port, database: "postgres".to_owned() };
-    let until = Instant::now() + Duration::from_secs(60);
-    while server.try_sql("SELECT 1").is_err() {
-        assert!(Instant::now() < until, "the server does not answer");
-        thread::yield_now();
+/// A server that runs. It ends with these tests at the latest.
+pub struct Running {
+    process: u32,
+    ends: thread::JoinHandle<()>,
+}
+
+impl Running {
+    /// On a thread of its own that lives as long as the server: without it the server ends. Returns
+    /// once the server says that it is ready.
+    fn start(mut server: Command, log: PathBuf) -> Option<Self> {
+        let (started, is_started) = mpsc::sync_channel(1);
+        let ends = thread::spawn(move || {
+            let Ok(mut server) = server.stderr(Stdio::piped()).spawn() else { return };
+            let (said, mut log) = (server.stderr.take().unwrap(), fs::File::create(log).unwrap());
+            for line in BufReader::new(said).lines().map_while(Result::ok) {
+                writeln!(log, "{line}").unwrap();
+                if line.contains("is ready to accept") {
+                    started.try_send(server.id()).ok();
+                }
+            }
+            server.wait().ok();
+        });
+        Some(Self { process: is_started.recv_timeout(Duration::from_secs(60)).ok()?, ends })
     }
+
+    /// Ends the server by this signal. `KILL` ends all its processes, and none has a last word.
+    pub fn end(self, signal: &str) {
+        let mut processes = vec![self.process];
+        if signal == "KILL" {
+            processes.extend(children(self.process));
+        }
+        let numbers = processes.iter().map(u32::to_string);
+        Command::new("kill").arg(format!("-{signal}")).args(numbers).stderr(Stdio::null()).status().ok();
+        self.ends.join().ok();
+    }
+}
+
+fn children(process: u32) -> Vec<u32> {
+    let listed = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    listed.split_whitespace().filter_map(|number| number.parse().ok()).collect()
+}
+
+/// Programs and directory of one server, or of several that copy each other.
+pub struct Place {
+    bin: PathBuf,
+    pub directory: PathBuf,
+}
+
+impl Place {
+    pub fn find() -> Option<Self> {
+        Some(Self { bin: programs()?, directory: directory()? })
+    }
+
+    /// One of the programs, as the user that may run them.
+    pub fn program(&self, name: &str) -> Command {
+        unprivileged(&self.bin.join(name))
+    }
+
+    /// Makes the data of a server, with these settings. All that are made so can copy each other.
+    pub fn init(&self, data: &str, settings: &str) -> Option<()> {
+        static EMPTY: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let empty = EMPTY.get_or_init(|| {
+            let data = directory()?.join("data");
+            let made = self
+                .program("initdb")
+                .args(["--auth=trust", "--username=idemkv", "--encoding=UTF8", "--no-sync", "-D"])
+                .arg(&data)
+                .status();
+            made.is_ok_and(|made| made.success()).then_some(data)
+        });
+        let data = self.directory.join(data);
+        let copied = Command::new("cp").arg("-a").args([empty.as_ref()?, &data]).status();
+        copied.ok().filter(std::process::ExitStatus::success)?;
+        let file = data.join("postgresql.conf");
+        let before = fs::read_to_string(&file).ok()?;
+        let settings = format!(
+            "{before}listen_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nmax_connections = 200\n\
+             fsync = on\nlog_lock_waits = on\ndeadlock_timeout = 200ms\nlc_messages = 'C'\n{settings}",
+            self.directory.display()
+        );
+        fs::write(file, settings).ok()
+    }
+
+    /// Starts a server over such data.
+    pub fn start(&self, data: &str, port: u16) -> Option<(Running, Server)> {
+        let mut server = self.program("postgres");
+        server.arg("-D").arg(self.directory.join(data)).args(["-p", &port.to_string()]);
+        let running = Running::start(server, self.directory.join(format!("{data}.log")))?;
+        Some((running, Server { port, database: "postgres".to_owned() }))
+    }
+}
+
+/// So many ports that nobody uses.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+fn start() -> Option<Server> {
+    let place = Place::find()?;
+    place.init("data", "")?;
+    let [port] = free_ports();
+    // It runs as long as the tests.
+    let (_running, server) = place.start("data", port)?;
     Some(server)
 }
 

@@ -183,7 +183,7 @@ impl Core {
                 (GrantKind::Resolve(_), Some(earlier)) => earlier.fingerprint,
                 (GrantKind::Resolve(_), None) => unreachable!("only an interrupted key is resolved"),
             };
-            let mut attempt = Attempt::new(AttemptParts {
+            let attempt = Attempt::new(AttemptParts {
                 digest: asked.digest,
                 scope: asked.scope.name(),
                 key: asked.key,
@@ -199,8 +199,7 @@ impl Core {
                 replaced: earlier.map(|attempt| attempt.as_replaced()),
                 undelivered_bytes,
             });
-            attempt.keep_place(std::mem::take(&mut permit.quota().place));
-            let attempt = Arc::new(attempt);
+            let attempt = Arc::new(attempt.keeping(std::mem::take(&mut permit.quota().place)));
             (Change::Set(Slot::InFlight(Arc::clone(&attempt))), Some(Ok((attempt, slot.clone()))))
         });
         let no_fence = |_: &BeginError| self.worker.notify();
