@@ -4,6 +4,7 @@
 //! A waker is kept as a [`TaskWaker`] from the moment it is cloned. That type has no way to run or
 //! to drop it without the mark.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Waker};
 
@@ -59,13 +60,17 @@ pub(crate) fn contain<T>(code: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(code)) {
         Ok(given) => Some(given),
         Err(payload) => {
-            // What a panic carries is foreign too, and may panic as it is dropped. The second
-            // payload is never dropped.
-            if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(second);
-            }
+            discard(payload);
             None
         }
+    }
+}
+
+/// Drops what a caught panic carries. That is foreign too, and may panic as it is dropped. The
+/// second payload is never dropped.
+pub(crate) fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) use real::*;
 
 /// A lock that no scheduler sees, for code that redb calls. redb has its own locks, so the
 /// scheduler must not switch threads while one is inside redb.
-pub(crate) use parking_lot::Mutex as UnseenMutex;
+pub(crate) use parking_lot::{Mutex as UnseenMutex, RwLock as UnseenRwLock};
 #[cfg(feature = "sim")]
 pub(crate) use std::sync::Weak;
 pub(crate) use std::sync::atomic::{

@@ -70,9 +70,10 @@ impl<P: Publish> Commit<P> {
                     return Vec::new();
                 }
                 status.settle(GroupEnd::Durable);
-                // A segment may have been filled since those in line called the worker.
-                if let Some(worker) = self.threads.worker.as_ref().filter(|_| self.space.awaits_checkpoint())
-                {
+                // A segment may have been filled since those in line called the worker. In a child
+                // that a task forked, the parent calls it.
+                let calls = || !self.origin.is_elsewhere() && self.space.awaits_checkpoint();
+                if let Some(worker) = self.threads.worker.as_ref().filter(|_| calls()) {
                     worker.notify();
                 }
                 ops
@@ -84,10 +85,8 @@ impl<P: Publish> Commit<P> {
             }
             Err(failure) => {
                 self.fail(&failure);
-                if !self.origin.is_elsewhere() {
-                    status.settle(GroupEnd::Failed);
-                    self.fail_queued();
-                }
+                let steps: [&dyn Fn(); 2] = [&|| status.settle(GroupEnd::Failed), &|| self.fail_queued()];
+                steps.iter().take_while(|_| !self.origin.is_elsewhere()).for_each(|step| step());
                 Vec::new()
             }
         };
@@ -120,10 +119,14 @@ impl<P: Publish> Commit<P> {
     pub(super) fn fail_queued(&self) {
         let (written, groups) = self.queue.lock().take_all();
         let written = written.iter().map(|written| &written.status);
+        // The task that was woken last may have forked.
         written
             .chain(groups.iter().map(|group| &group.status))
+            .take_while(|_| !self.origin.is_elsewhere())
             .for_each(|status| status.settle(GroupEnd::Failed));
-        self.stop_waiting();
+        if !self.origin.is_elsewhere() {
+            self.stop_waiting();
+        }
     }
 }
 

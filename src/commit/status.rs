@@ -2,6 +2,7 @@
 
 use std::task::{Context, Poll};
 
+use crate::fork;
 use crate::sync::{Arc, AtomicU8, Mutex, Ordering};
 use crate::task::parker::Parker;
 use crate::task::wait_list::{WaitList, WaiterId};
@@ -73,8 +74,12 @@ impl CommitStatus {
         let waiters = self.waiters.lock();
         self.state.store(state, Ordering::Release);
         drop(waiters);
+        let generation = fork::generation();
         self.tasks.wake_all();
-        self.wake_some();
+        // The task that was woken last may have forked, and the threads are the parent's.
+        if generation == fork::generation() {
+            self.wake_some();
+        }
     }
 
     /// How it ended, once it has.

@@ -197,6 +197,12 @@ impl SimDisk {
         self.0.lock().before_reads = Some(Hook(Arc::new(hook)));
     }
 
+    /// The same before each write.
+    #[cfg(test)]
+    pub(crate) fn before_writes(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        self.0.lock().before_writes = Some(Hook(Arc::new(hook)));
+    }
+
     /// Flips one bit of a file, on the platter and in the page cache. `false` if the file is
     /// shorter or missing.
     #[must_use]

@@ -9,7 +9,8 @@ use super::groups::Item;
 use super::settled::{Reason, Settled, Settlement};
 use crate::error::{BeginError, EndError, Failure};
 use crate::fault::Fault;
-use crate::{Begin, Claim, Completion, Outcome, Record, Scope};
+use crate::foreign::discard;
+use crate::{Begin, Claim, Completion, Ending, Outcome, Record, Scope};
 
 /// A handler that runs: the return value of the last argument of
 /// [`Consumer::handle`](super::Consumer::handle), made with `Box::pin(async move { .. })`. The
@@ -71,8 +72,9 @@ impl<H> Runner<H> {
             && count > max
             && interrupted.is_some()
         {
-            // What became of the attempt before stays open, and its key interrupted.
-            return released(claim, Reason::TooManyDeliveries { count, interrupted }).await;
+            // What became of the attempt before stays open, and its key interrupted by that one.
+            let reason = Reason::TooManyDeliveries { count, interrupted };
+            return told(claim.insisting().put_back_async(), reason).await;
         }
         // A panic in here drops the claim, which interrupts the key.
         let handled = AssertUnwindSafe(async {
@@ -82,7 +84,10 @@ impl<H> Runner<H> {
         let (claim, handled) = match handled.catch_unwind().await {
             Ok((claim, Some(handled))) => (claim, handled),
             Ok((_claim, None)) => return Reason::NotBegun(BeginError::Failed(Failure::Forked)),
-            Err(_panic) => return Reason::Panicked,
+            Err(panic) => {
+                discard(panic);
+                return Reason::Panicked;
+            }
         };
         match handled {
             Ok(body) => store(claim, Outcome::Success, body).await,
@@ -92,7 +97,7 @@ impl<H> Runner<H> {
                     Some((count, _)) => Reason::TooManyDeliveries { count, interrupted },
                     None => Reason::NothingDone(said),
                 };
-                released(claim, reason).await
+                told(claim.insisting().release_async(), reason).await
             }
             Err(Fault::Unknown(said)) => {
                 drop(claim);
@@ -108,9 +113,9 @@ impl<H> Runner<H> {
     }
 }
 
-/// Releases a claim whose attempt did nothing.
-async fn released(claim: Claim, reason: Reason) -> Reason {
-    match claim.insisting().release_async().await {
+/// The reason, once the claim of an attempt that did nothing has ended.
+async fn told(ending: Ending<()>, reason: Reason) -> Reason {
+    match ending.await {
         Ok(()) => reason,
         Err(error) => Reason::NotStored(error.reason().clone()),
     }

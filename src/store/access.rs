@@ -36,7 +36,7 @@ pub(super) struct Access {
     file: Arc<dyn DiskFile>,
     /// The same, for a copy that is made while it is in use.
     tracked: Arc<Tracked>,
-    faults: Arc<FileFaults>,
+    pub(super) faults: Arc<FileFaults>,
     cache_bytes: usize,
     /// Leaf lock, held only to look.
     state: Mutex<State>,
@@ -236,6 +236,7 @@ impl Access {
         if let State::Open(current) | State::View(current) = &*state
             && Arc::ptr_eq(current, stopped)
         {
+            current.faults.stop();
             *state = State::Away;
             drop(state);
             // Where that fails, too, the next caller that needs it is told.
@@ -283,10 +284,6 @@ impl Access {
         &self,
         check: impl FnOnce(&Database) -> Result<(), BackendError>,
     ) -> Result<Arc<Opened>, StoreError> {
-        if self.faults.sync_failed() {
-            // What is on disk is unknown, and only the next opening may find out.
-            return Err(self.refused("an earlier sync failed"));
-        }
         // Taken while looking: a view, which a reader may put in its place at any moment, must
         // never be written to.
         if let State::Open(database) = &*self.state.lock()
@@ -297,12 +294,16 @@ impl Access {
         self.reopen(check)
     }
 
-    /// Closes and opens the database, so that it takes writes again after a full disk or a failed
-    /// read, which lose nothing.
+    /// Opens the file again, so that it takes writes after a full disk or a failed read, which lose
+    /// nothing.
     pub(super) fn reopen(
         &self,
         check: impl FnOnce(&Database) -> Result<(), BackendError>,
     ) -> Result<Arc<Opened>, StoreError> {
+        if self.faults.sync_failed() {
+            // What is on disk is unknown, and only the next opening of the engine may find out.
+            return Err(self.refused("an earlier sync failed"));
+        }
         let Some(_alone) = self.long_reads.ask_alone() else {
             // Not while somebody reads. There will be another try, and readers that come meanwhile
             // wait for it.
@@ -312,23 +313,13 @@ impl Access {
             );
             return Err(StoreError::Later(IoFailure::new(&self.path, "opening", busy)));
         };
-        let before = match self.take(State::Away) {
-            State::Closed => return Err(self.refused("the store is closed")),
-            State::Open(database) => Some(self.users.alone(database)),
-            State::View(view) => {
-                // It writes nothing to the file, so its readers may go on, however slow the disk is.
-                // The last of them closes it, and should find nothing to do.
-                view.faults.stop();
-                None
-            }
-            State::Lost(_) | State::Away => None,
-        };
-        // This closes it, and may sync the file. After a failed sync there is no other.
-        drop(before);
-        if self.faults.sync_failed() {
-            self.put(State::Lost(None));
-            return Err(self.refused("a sync failed while the file was closed"));
+        // A reader may be in the middle of a write to this database or to one before, and its page
+        // could replace a newer one. Other readers go on meanwhile.
+        if let State::Open(database) = &*self.state.lock() {
+            database.faults.stop();
         }
+        self.faults.await_changes();
+        self.leave_behind()?;
         let faults = Faults::of(&self.faults);
         let opened = open_database(&self.file, &faults, self.cache_bytes, false)
             .and_then(|database| catch_backend_panic(|| check(&database)).map(|()| database));
@@ -348,10 +339,7 @@ impl Access {
         &self,
         check: impl FnOnce(&Database) -> Result<(), BackendError>,
     ) -> Result<Arc<Opened>, StoreError> {
-        // Where nobody else uses the database, this closes it, and may sync the file.
-        if let State::Closed = self.take(State::Away) {
-            return Err(self.refused("the store is closed"));
-        }
+        self.leave_behind()?;
         let faults = Faults::of_view(&self.faults);
         let looked = catch_backend_panic(|| {
             self.faults.sync(self.file())?;
@@ -369,6 +357,17 @@ impl Access {
         }
     }
 
+    /// Takes the database out for good. Its readers may go on, however slow the disk is, because it
+    /// writes nothing any more, not even as the last of them closes it.
+    fn leave_behind(&self) -> Result<(), StoreError> {
+        match self.take(State::Away) {
+            State::Open(before) | State::View(before) => before.faults.stop(),
+            State::Lost(_) | State::Away => {}
+            State::Closed => return Err(self.refused("the store is closed")),
+        }
+        Ok(())
+    }
+
     /// Nothing is open; the next caller tries again.
     fn lose(&self, trouble: BackendError, faults: &Faults) -> StoreError {
         self.put(State::Lost(None));
@@ -380,9 +379,10 @@ impl Access {
     pub(super) fn compact(&self) -> Result<bool, StoreError> {
         let Some(_alone) = self.long_reads.try_alone() else { return Ok(false) };
         let (mut database, faults) = match self.take(State::Away) {
-            State::Open(database) => self.users.alone(database).into_database(),
+            State::Open(database) if !database.has_stopped() => self.users.alone(database).into_database(),
             State::Closed => return Ok(false),
-            other @ (State::View(_) | State::Lost(_) | State::Away) => {
+            // One that has stopped would wait for its readers for nothing.
+            other @ (State::Open(_) | State::View(_) | State::Lost(_) | State::Away) => {
                 // Readers that waited for this moment get no error from before it.
                 self.put(if matches!(other, State::Lost(_)) { State::Lost(None) } else { other });
                 return Ok(false);

@@ -11,6 +11,7 @@ use redb::{
 };
 
 use super::backend_error::said;
+use crate::foreign::discard;
 
 /// The start of the names of the engine's tables.
 pub(super) const RESERVED: &str = "idemkv.";
@@ -118,7 +119,9 @@ fn check(name: &str) -> Result<(), TableError> {
 pub(super) fn opened<T>(open: impl FnOnce() -> Result<T, redb::TableError>) -> Result<T, TableError> {
     let opened = catch_unwind(AssertUnwindSafe(open));
     let damaged = |panic: Box<dyn Any + Send>| {
-        redb::TableError::Storage(redb::StorageError::Corrupted(said(&*panic).to_owned()))
+        let what = said(&*panic).to_owned();
+        discard(panic);
+        redb::TableError::Storage(redb::StorageError::Corrupted(what))
     };
     opened.unwrap_or_else(|panic| Err(damaged(panic))).map_err(TableError::Redb)
 }

@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use super::failed_reads::FailedReads;
 use crate::disk::DiskFile;
-use crate::sync::{Arc, Ordering, UnseenBool, UnseenMutex};
+use crate::sync::{Arc, Ordering, UnseenBool, UnseenMutex, UnseenRwLock};
 
 /// What a database says of every operation after the one that failed.
 pub(super) const STOPPED: &str = "an earlier I/O error stopped the store";
@@ -17,6 +17,9 @@ pub(super) struct FileFaults {
     failed_reads: FailedReads,
     /// Leaf lock.
     header: UnseenMutex<Header>,
+    /// Shared by the changes of the file that have begun. `header` and `write_failed` are taken
+    /// under it.
+    changes: UnseenRwLock<()>,
 }
 
 /// The start of the file, which says what is committed.
@@ -43,6 +46,18 @@ impl FileFaults {
 
     pub(super) fn failed_reads(&self) -> &FailedReads {
         &self.failed_reads
+    }
+
+    /// Waits for the changes that have begun. A database that has stopped begins no others, so its
+    /// pages reach the file before those of the next one.
+    pub(super) fn await_changes(&self) {
+        drop(self.changes.write());
+    }
+
+    /// Whether a thread waits until no change is under way.
+    #[cfg(test)]
+    pub(super) fn are_changes_awaited(&self) -> bool {
+        self.changes.try_read().is_none()
     }
 
     /// The header that a power cut would leave, if the file has another one by now.
@@ -164,6 +179,16 @@ impl Faults {
         if self.has_stopped() { Err(io::Error::other(Refused)) } else { Ok(()) }
     }
 
+    /// Begins a change of the file, unless the database has stopped. redb also writes as it reads,
+    /// to make space in its cache. A view changes nothing, and no opening waits for it.
+    fn begin_change(&self) -> io::Result<impl Sized + use<'_>> {
+        // Not behind a thread that waits for others' changes.
+        self.check()?;
+        let begun = (!self.is_view).then(|| self.file.changes.read());
+        self.check()?;
+        Ok(begun)
+    }
+
     fn read_failed(&self, error: &io::Error) {
         // A view that is left behind may read beyond the end of a file that was shortened since.
         if !(self.is_view && error.kind() == io::ErrorKind::UnexpectedEof) {
@@ -172,7 +197,8 @@ impl Faults {
         self.stop();
     }
 
-    /// Refuses all writes, so that the next writer opens the file again.
+    /// Refuses all writes, so that the next writer opens the file again. From now on not even the
+    /// close of this database writes.
     pub(super) fn stop(&self) {
         self.has_stopped.store(true, Ordering::Release);
     }
@@ -207,7 +233,7 @@ impl redb::StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.faults.check()?;
+        let _begun = self.faults.begin_change()?;
         let shrinks = self.len()? > len;
         self.file.set_len(len).inspect_err(|error| {
             self.faults.note(error);
@@ -216,7 +242,7 @@ impl redb::StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.faults.check()?;
+        let _begun = self.faults.begin_change()?;
         if self.faults.is_view {
             return self.file.sync();
         }
@@ -231,7 +257,7 @@ impl redb::StorageBackend for Backend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.faults.check()?;
+        let _begun = self.faults.begin_change()?;
         if offset == 0 && !self.faults.is_view {
             if self.faults.has_synced.load(Ordering::Acquire) {
                 self.faults.may_have_committed.store(true, Ordering::Release);

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::backend::{STOPPED, is_refused};
 use crate::codec::BadBytes;
 use crate::error::{Damage, Failure, IoFailure, OpenError, ReadError};
+use crate::foreign::discard;
 use crate::key::Digest;
 
 /// Any failure inside redb.
@@ -118,6 +119,8 @@ pub(super) fn catch_backend_panic<T>(
 ) -> Result<T, BackendError> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let what = format!("its pages make no sense: {}", said(&*panic));
+        // The comparison of an application's keys may have panicked.
+        discard(panic);
         Err(BackendError { place: None, kind: TroubleKind::Damaged(what) })
     })
 }

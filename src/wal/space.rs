@@ -140,7 +140,10 @@ impl LogSpace {
         let wakeups = self.serve(&mut state);
         drop(state);
         wakeups.wake();
-        self.wake();
+        // The task that was woken last may have forked.
+        if !self.is_elsewhere() {
+            self.wake();
+        }
     }
 
     /// Whether the calling process is a forked child of the one that made this.

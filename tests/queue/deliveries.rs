@@ -97,13 +97,16 @@ fn a_message_that_breaks_its_consumer_is_a_dead_letter_before_it_breaks_one_more
     let (engine, scope) = shipments(&machine);
     assert_eq!(scope.policy().get_recovery(), Recovery::Rerun);
     let consumer = Consumer::new(&scope).deliveries_max(2);
-    let (settlement, reason, ran) = deliver(&engine, &consumer, poison.delivered(3));
-    assert_eq!((settlement, ran), (DeadLetter, false));
-    let Reason::TooManyDeliveries { count: 3, interrupted: Some(before) } = reason else {
-        panic!("{reason:?}")
-    };
-    assert_eq!(before.attempt(), 2);
-    assert!(matches!(scope.get("a"), Ok(Status::Interrupted(_))), "nobody knows what it did");
+    for delivery in [3, 4] {
+        let (settlement, reason, ran) = deliver(&engine, &consumer, poison.clone().delivered(delivery));
+        assert_eq!((settlement, ran), (DeadLetter, false));
+        let Reason::TooManyDeliveries { count, interrupted: Some(before) } = reason else {
+            panic!("{reason:?}")
+        };
+        assert_eq!((count, before.attempt()), (delivery, 2), "the handler did not run since");
+        let Ok(Status::Interrupted(now)) = scope.get("a") else { panic!("nobody knows what it did") };
+        assert_eq!((now.attempt(), now.fence()), (2, before.fence()));
+    }
 }
 
 #[test]

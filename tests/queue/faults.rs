@@ -3,10 +3,10 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use crate::common::{Machine, poll};
+use crate::common::{Machine, poll, request};
 use crate::helpers::{Does, Handled, Tasks, describe, handle, message, start};
 use idemkv::queue::Settlement::{Acknowledge, DeadLetter, RetryLater};
-use idemkv::queue::{Consumer, Reason};
+use idemkv::queue::{Consumer, Delivery, Reason};
 use idemkv::sim::DiskFault;
 use idemkv::{Begin, BeginError, ClaimError, Fingerprint, Policy, Status};
 
@@ -112,4 +112,36 @@ fn a_result_for_which_the_log_has_no_room_is_remembered_as_done() {
     assert_eq!(settled[0].settlement(), Acknowledge, "{settled:?}");
     let Ok(Status::Done(record)) = scope.get("a") else { panic!("it is done") };
     assert!(!record.is_body_kept());
+}
+
+/// A payload that panics as it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        std::panic::panic_any(Self);
+    }
+}
+
+/// The whole batch was lost with it.
+#[test]
+fn a_panic_that_carries_what_panics_as_it_is_dropped_is_told_as_any_other() {
+    let engine = Machine::default().open();
+    let (consumer, tasks) = (Consumer::new(&engine.scope("shipments")), Tasks::default());
+    let handled = consumer.handle(
+        vec!["a", "b"],
+        |key| Delivery::new(*key, request()),
+        |task| tasks.spawn(Box::pin(task)),
+        |_, message| {
+            Box::pin(async move {
+                if *message == "a" {
+                    std::panic::panic_any(Bomb);
+                }
+                Ok(Vec::new())
+            })
+        },
+    );
+    let settled = tasks.run(&engine, handled).unwrap();
+    assert!(matches!(settled[0].reason, Reason::Panicked), "{settled:?}");
+    assert!(matches!(settled[1].reason, Reason::Ran(_)), "{settled:?}");
 }

@@ -383,8 +383,15 @@ fn wakers_of_two_engines_that_call_each_other_return() {
         |engine| engine.checkpoint().unwrap(),
     ];
     for call in calls {
-        let engines = ["a.idem", "b.idem"].map(|path| {
-            Engine::options().disk(&SimDisk::new()).recovery(Recovery::Rerun).open(path).unwrap()
+        let disk = SimDisk::new();
+        let engines = ["a.idem", "b.idem"]
+            .map(|path| Engine::options().disk(&disk).recovery(Recovery::Rerun).open(path).unwrap());
+        // No commit is over before both begins wait for theirs.
+        let (both_wait, may_sync) = sync_channel::<()>(1);
+        let may_sync = Mutex::new(may_sync);
+        disk.before_syncs(move |_| {
+            // The other side is dropped.
+            may_sync.lock().unwrap().recv().unwrap_err();
         });
         let both = Arc::new(Barrier::new(2));
         let (returned, returns) = sync_channel(2);
@@ -401,6 +408,7 @@ fn wakers_of_two_engines_that_call_each_other_return() {
             assert!(begin.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             begins.push(begin);
         }
+        drop(both_wait);
         for _ in 0..2 {
             if returns.recv_timeout(WATCHDOG).is_err() {
                 // Nothing here ever ends.

@@ -33,9 +33,10 @@ pub(super) struct World {
     pub(super) moments: Option<Vec<Moment>>,
     pub(super) before_syncs: Option<Hook>,
     pub(super) before_reads: Option<Hook>,
+    pub(super) before_writes: Option<Hook>,
 }
 
-/// A hook that is called before each sync or read, with the name of the file.
+/// A hook that is called before each sync, read or write, with the name of the file.
 #[derive(Clone)]
 pub(super) struct Hook(pub(super) Arc<dyn Fn(&str) + Send + Sync>);
 
@@ -176,6 +177,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.call(|world| world.before_writes.as_ref());
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         let mut world = self.world.lock();
         let len = at.saturating_add(bytes.len());

@@ -179,7 +179,9 @@ impl Core {
             // That concerns its application alone.
             StoreError::Poisoned => {}
         }
-        self.space.wake();
+        if !self.health.is_forked() {
+            self.space.wake();
+        }
     }
 
     /// Brings the meta row up to date, as every write of it does: the time, and the length of the

@@ -20,6 +20,9 @@ impl Core {
             return;
         }
         self.grow_as_wanted(&log);
+        if self.health.is_forked() {
+            return;
+        }
         // After a failed checkpoint the waiters for log space wait for this alone.
         if self.health.is_poisoned() && self.space.is_waited_for() && !self.may_log_grow() {
             self.space.wake();
@@ -49,6 +52,7 @@ impl Core {
                 None => return self.health.disk().log_has_room(),
             };
             match grown {
+                _ if self.health.is_forked() => return,
                 Ok(()) => {
                     self.health.disk().log_has_room();
                     // The answer to callers that asked whether space may still come has changed.

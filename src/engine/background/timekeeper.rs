@@ -11,7 +11,7 @@ use crate::task::notifier::Listener;
 /// The most by which the engine's clock is late.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
 
-/// The most leases that are ended before deadlines fire again: the observer hears of each, and may
+/// The most leases that are ended before deadlines fire again, and slow reads are relieved: the observer hears of each, and may
 /// take its time.
 const LEASES_MAX: usize = 16;
 
@@ -20,13 +20,12 @@ impl Core {
     /// a slow disk or a checkpoint delays neither.
     pub(in crate::engine) fn keep_time(&self) {
         self.clock.notice_sleep();
-        // In a forked child it may be locked for ever.
-        if !self.is_closed() {
-            self.reads.relieve();
-        }
         loop {
+            // Code of others may have run: in a forked child it may be locked for ever.
+            if !self.is_closed() {
+                self.reads.relieve();
+            }
             self.timers.fire();
-            // Code of others ran.
             if self.is_closed() || !self.expire_some_leases(self.clock.now()) {
                 return;
             }
@@ -80,15 +79,14 @@ mod tests {
     use crate::{Engine, Policy};
 
     /// An engine whose timekeeper has one lease to watch, of so many milliseconds.
-    fn engine(lease_ms: u64) -> Engine {
-        let clock = ManualClock::at_millis(1_000);
-        let options = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped();
+    fn engine(clock: &ManualClock, lease_ms: u64) -> Engine {
+        let options = Engine::options().disk(&SimDisk::new()).clock(clock).stepped();
         options.policy(Policy::default().lease(Duration::from_millis(lease_ms))).open("x.idem").unwrap()
     }
 
     #[test]
     fn a_timekeeper_that_is_held_up_between_two_clocks_looks_too_early_not_too_late() {
-        let engine = engine(100);
+        let engine = engine(&ManualClock::at_millis(1_000), 100);
         let claim = claim(&engine, "key");
         let read_at = Rc::new(Cell::new(Deadline::NEVER));
         let note = Rc::clone(&read_at);
@@ -103,5 +101,24 @@ mod tests {
         let latest = read_at.get().later_by(Duration::from_millis(100) + CLOCK_TICK);
         assert!(!latest.is_before(next), "it looks at {next:?}, and the lease ends before {latest:?}");
         drop(claim);
+    }
+
+    /// An observer that is told of each may take its time.
+    #[test]
+    fn slow_reads_are_relieved_while_many_leases_end() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = engine(&clock, 100);
+        let claims: Vec<_> = (0..LEASES_MAX).map(|n| claim(&engine, &n.to_string())).collect();
+        clock.advance(Duration::from_secs(1));
+        let (theirs, is_first) = (engine.clone(), Cell::new(true));
+        // Behind the first look of the timekeeper.
+        let slow = move || {
+            if is_first.replace(false) {
+                theirs.handle.core().reads.look_now();
+            }
+        };
+        after_read::with(slow, || engine.handle.core().keep_time());
+        assert!(engine.handle.core().reads.next_look().instant().is_none(), "it looked again");
+        drop(claims);
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::Timestamp;
 use crate::engine::core::Core;
 use crate::engine::core::log_record::LogRecord;
-use crate::engine::core::maintenance::MaintenanceState;
 use crate::index::Slot;
 use crate::key::Digest;
 use crate::sync::Arc;
@@ -32,15 +31,16 @@ pub(in crate::engine) enum Unattended {
 
 impl Core {
     /// Writes a time mark into the log if the last one is old, or if the wall clock was set
-    /// forward, so that a crash does not lose the time.
-    pub(super) fn mark(&self, maintenance: &mut MaintenanceState, now: Timestamp) {
-        let has_leapt = self.clock.has_wall_leapt();
-        if now < maintenance.mark_at && !has_leapt {
+    /// forward, so that a crash does not lose the time. A transaction may have the maintenance lock
+    /// for a minute, so the mark does not wait for that.
+    pub(super) fn mark(&self, now: Timestamp) {
+        let (mark_at, has_leapt) = (self.maintenance.mark_at(), self.clock.has_wall_leapt());
+        if now < mark_at && !has_leapt {
             return;
         }
         let every = (self.options.max_clock_jump / 4).clamp(MARK_EVERY_MIN, MARK_EVERY_MAX);
-        let first = maintenance.mark_at == Timestamp::default();
-        maintenance.mark_at = now.saturating_add(every);
+        let first = mark_at == Timestamp::default();
+        self.maintenance.set_mark_at(now.saturating_add(every));
         if first && !has_leapt {
             return;
         }
@@ -92,6 +92,22 @@ mod tests {
     use crate::sim::ManualClock;
     use crate::sim::SimDisk;
     use crate::task::caller::poll_once;
+
+    /// A power cut in that minute would have an opening count the leap as time that passed.
+    #[test]
+    fn a_leap_of_the_wall_clock_is_noted_while_a_transaction_has_the_maintenance_lock() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().open("x.idem").unwrap();
+        let core = engine.handle.core();
+        clock.jump_wall_to_millis(3_600_000);
+        assert!(core.clock.has_wall_leapt());
+        let held = core.lock_maintenance();
+        std::thread::scope(|threads| {
+            threads.spawn(|| engine.step());
+        });
+        assert!(!core.clock.has_wall_leapt());
+        drop(held);
+    }
 
     /// A sweep checks the keys again, because other calls may run during its commits.
     #[test]

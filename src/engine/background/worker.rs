@@ -6,7 +6,7 @@ use crate::Timestamp;
 use crate::clock::Deadline;
 use crate::engine::core::Core;
 use crate::engine::core::disk_full::RETRY_AFTER;
-use crate::engine::core::maintenance::Maintenance;
+use crate::engine::core::maintenance::MaintenanceGuard;
 use crate::engine::core::stepped::Stepped;
 use crate::foreign::contain;
 use crate::task::notifier::Listener;
@@ -48,11 +48,18 @@ impl Core {
         }
         // First, because callers wait for it.
         self.grow();
-        self.sweep(now, &mut stepped);
-        self.commit.drain();
-        self.maintain_files(now, &mut stepped);
-        self.commit.drain();
-        self.tell_of_trouble();
+        // Each of these may wake tasks, and so run code of others.
+        let steps: [&dyn Fn(&mut Stepped); 5] = [
+            &|stepped| self.sweep(now, stepped),
+            &|_| self.mark(now),
+            &|_| self.commit.drain(),
+            &|stepped| self.maintain_files(now, stepped),
+            &|_| self.commit.drain(),
+        ];
+        steps.iter().take_while(|_| !self.health.is_forked()).for_each(|step| step(&mut stepped));
+        if !self.health.is_forked() {
+            self.tell_of_trouble();
+        }
         stepped
     }
 
@@ -61,10 +68,11 @@ impl Core {
         // Another thread may hold the maintenance lock for long. Space in the log does not wait
         // for that.
         self.grow();
-        let Some(mut maintenance) = self.try_lock_maintenance() else {
-            return self.keep_maintenance_lock_if_late(now);
-        };
-        let _turn = WorkersTurn(&self.maintenance);
+        if self.health.is_forked() {
+            return;
+        }
+        let Some(mut maintenance) = self.lock_maintenance_in_turn(|| self.is_late(now)) else { return };
+        let _turn = WorkersTurn(self);
         self.maintenance.set_worker_due(now.saturating_add(self.tick()));
         if self.is_closed() {
             return;
@@ -86,19 +94,27 @@ impl Core {
             return;
         }
         self.grow();
-        self.mark(&mut maintenance, now);
-        stepped.compacted = self.compact_when_idle(&mut maintenance);
+        stepped.compacted = !self.health.is_forked() && self.compact_when_idle(&mut maintenance);
     }
 
-    /// Lets no further thread have the maintenance lock before the worker, if the worker has not
-    /// had it for a tick, or if callers wait for a checkpoint. The lock's holder wakes the worker
-    /// when it is done.
-    fn keep_maintenance_lock_if_late(&self, now: Timestamp) {
+    /// Whether the worker has not had the maintenance lock for a tick, or callers wait for a
+    /// checkpoint.
+    fn is_late(&self, now: Timestamp) -> bool {
         // A stepped engine may never be stepped again.
-        let is_late = now >= self.maintenance.worker_due() || self.space.awaits_checkpoint();
-        if self.options.workers && is_late {
+        self.options.workers && (now >= self.maintenance.worker_due() || self.space.awaits_checkpoint())
+    }
+
+    /// The maintenance lock, if it is free. Otherwise lets no further thread have it before the
+    /// worker, if the worker is late. The lock's holder wakes the worker when it is done.
+    fn lock_maintenance_in_turn(&self, is_late: impl FnOnce() -> bool) -> Option<MaintenanceGuard<'_>> {
+        self.try_lock_maintenance().or_else(|| {
+            if !is_late() {
+                return None;
+            }
             self.maintenance.keep_for_worker();
-        }
+            // The holder may have left just before that. Then nobody wakes the worker.
+            self.try_lock_maintenance()
+        })
     }
 
     /// Stands in for the engine's other threads: leads for a turn, and reads if the engine has no
@@ -113,18 +129,21 @@ impl Core {
 
 /// The worker's turn to have the maintenance lock. Other threads may have it next once this is
 /// dropped.
-struct WorkersTurn<'a>(&'a Maintenance);
+struct WorkersTurn<'a>(&'a Core);
 
 impl Drop for WorkersTurn<'_> {
     fn drop(&mut self) {
-        self.0.let_others_in();
+        // In a child that a task forked it may be locked for ever.
+        if !self.0.health.is_forked() {
+            self.0.maintenance.let_others_in();
+        }
     }
 }
 
 /// The worker's thread: steps when it is woken, and once a tick.
 pub(in crate::engine) fn work(core: &Core, listener: &Listener) {
     // No thread waits for a worker that is gone.
-    let _turns = WorkersTurn(&core.maintenance);
+    let _turns = WorkersTurn(core);
     loop {
         if !core.health.is_open() {
             return;
@@ -160,5 +179,31 @@ mod tests {
         for (ttl, tick) in [(100 * SECOND, SECOND), (4 * SECOND, SECOND / 10), (SECOND / 10, SECOND / 50)] {
             assert_eq!(engine(&clock, ttl).handle.core().tick(), tick);
         }
+    }
+
+    /// The lock was kept for a worker that slept, and a close waited a second for nothing.
+    #[test]
+    fn a_worker_that_keeps_the_lock_as_its_holder_leaves_has_it() {
+        let engine = engine(&ManualClock::at_millis(1_000), SECOND);
+        let core = engine.handle.core();
+        let (has_it, held) = std::sync::mpsc::sync_channel(1);
+        let (go, may_go) = std::sync::mpsc::sync_channel::<()>(1);
+        std::thread::scope(|threads| {
+            let holder = threads.spawn(move || {
+                let lock = core.lock_maintenance();
+                has_it.send(()).unwrap();
+                // The other side is dropped.
+                may_go.recv().unwrap_err();
+                drop(lock);
+            });
+            held.recv().unwrap();
+            let leaves = || {
+                drop(go);
+                holder.join().is_ok()
+            };
+            let turn = core.lock_maintenance_in_turn(leaves);
+            core.maintenance.let_others_in();
+            assert!(turn.is_some());
+        });
     }
 }

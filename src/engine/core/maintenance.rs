@@ -41,6 +41,8 @@ pub(crate) struct Maintenance {
     growth: Mutex<()>,
     /// When the worker next checks that the files are where they were opened, in ms.
     look_at_ms: AtomicU64,
+    /// When the log next gets a time mark, in ms; 0 before the first step.
+    mark_at_ms: AtomicU64,
     /// When expired keys are next looked for, in ms.
     sweep_at_ms: AtomicU64,
     /// The shard with which the next pass begins.
@@ -159,6 +161,15 @@ impl Maintenance {
         self.look_at_ms.store(at.as_millis(), Ordering::Relaxed);
     }
 
+    /// When to write a time mark.
+    pub(in crate::engine) fn mark_at(&self) -> Timestamp {
+        Timestamp::from_millis(self.mark_at_ms.load(Ordering::Relaxed))
+    }
+
+    pub(in crate::engine) fn set_mark_at(&self, at: Timestamp) {
+        self.mark_at_ms.store(at.as_millis(), Ordering::Relaxed);
+    }
+
     /// When to look for expired keys.
     pub(in crate::engine) fn sweep_at(&self) -> Timestamp {
         Timestamp::from_millis(self.sweep_at_ms.load(Ordering::Relaxed))
@@ -199,7 +210,6 @@ pub(crate) struct MaintenanceState {
     pub(in crate::engine) reclaim_at: Timestamp,
     /// and when it comes in any case.
     pub(in crate::engine) reclaim_by: Timestamp,
-    pub(in crate::engine) mark_at: Timestamp,
     pub(in crate::engine) retry_at: Timestamp,
     /// The log, while it is not prepared for this opening yet.
     pub(in crate::engine) unprepared: Option<Unprepared>,

@@ -393,9 +393,9 @@ impl Publish for Publisher {
     }
 
     fn failed(&self, failure: &Failure) {
-        for attempt in self.index.attempts_out() {
-            attempt.end(Ended::Failed(Box::new(failure.clone())));
-        }
+        let failed = || Ended::Failed(Box::new(failure.clone()));
+        let out = self.index.attempts_out().into_iter().map(|attempt| (attempt, failed()));
+        end_all(out.collect(), fork::generation());
     }
 }
 

@@ -137,6 +137,8 @@ struct Job {
     place: RecordLocation,
     digest: Digest,
     reply: Arc<Reply>,
+    /// The process in which it was queued: a forked child must not take the reply's lock.
+    generation: u64,
 }
 
 #[derive(Debug, Default)]
@@ -164,6 +166,10 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
+        // The task that it woke, or another one before, may have forked.
+        if self.generation != fork::generation() {
+            return;
+        }
         // Only the first answer counts. Where it was taken already, nobody looks at another.
         self.answer(Err(ReadError::Closed));
     }
@@ -182,7 +188,8 @@ impl Reads {
             if gate.is_forked() {
                 return Poll::Ready(Err(ReadError::Forked));
             }
-            line.poll(context, || Job { place, digest, reply: Arc::clone(&reply) })
+            let generation = fork::generation();
+            line.poll(context, || Job { place, digest, reply: Arc::clone(&reply), generation })
         })
         .await?;
         drop(line);
@@ -224,20 +231,29 @@ impl Reads {
         wakeups.wake();
     }
 
+    /// Lets a look be due.
+    #[cfg(test)]
+    pub(in crate::engine) fn look_now(&self) {
+        self.queue.lock().look = Some(Deadline::after(Duration::ZERO));
+    }
+
     /// When to [look](Self::relieve) again.
     pub(in crate::engine) fn next_look(&self) -> Deadline {
         self.queue.lock().look.unwrap_or(Deadline::NEVER)
     }
 
-    /// Serves requests: as the thread of this number until none is left for it; as the one that
-    /// [stands in](STAND_IN), or as one of many that help where the engine has no threads, as many
-    /// as are queued when it is called.
+    /// Serves requests: as the thread of this number until none is left for it; as one of many that
+    /// help where the engine has no threads, as many as are queued when it is called; as the one
+    /// that [stands in](STAND_IN) no longer than a read may take that is not slow, because it has
+    /// other work too.
     pub(in crate::engine) fn serve(&self, store: &Store, clock: &EngineClock, reader: Option<usize>) {
         let generation = fork::generation();
         let is_sole = reader.is_some_and(|reader| reader < READERS);
         let wanted = if is_sole { usize::MAX } else { self.queue.lock().jobs.len() };
+        let until = if reader == Some(STAND_IN) { Deadline::after(SLOW) } else { Deadline::NEVER };
         // The task that was woken last may have forked.
-        for _ in (0..wanted).take_while(|_| generation == fork::generation()) {
+        let goes_on = || generation == fork::generation() && !until.has_passed();
+        for _ in (0..wanted).take_while(|_| goes_on()) {
             let mut queue = self.queue.lock();
             let job = if queue.has_job() { queue.jobs.pop_front() } else { None };
             let awaited = job.as_ref().filter(|job| job.is_awaited());
@@ -249,8 +265,7 @@ impl Reads {
             drop(queue);
             wakeups.wake();
             if generation != fork::generation() {
-                // A task of the line has forked, and the reply may be locked for ever.
-                std::mem::forget(job);
+                // A task of the line has forked.
                 return;
             }
             let Some(job) = job else { return };
@@ -259,6 +274,11 @@ impl Reads {
             }
             drop(reading);
         }
+    }
+
+    /// Whether a read waits for a thread.
+    pub(in crate::engine) fn have_jobs(&self) -> bool {
+        !self.queue.lock().jobs.is_empty()
     }
 
     pub(super) fn notify(&self) {
@@ -378,7 +398,12 @@ mod tests {
     /// So many jobs for a block, and what the tasks that wait for them hold.
     fn queue_jobs(reads: &Reads, block: u64, count: usize) -> Vec<Arc<Reply>> {
         let replies: Vec<_> = (0..count).map(|_| Arc::<Reply>::default()).collect();
-        let job = |reply| Job { place: RecordLocation::new(block, 0), digest: Digest::from_u128(0), reply };
+        let job = |reply| Job {
+            place: RecordLocation::new(block, 0),
+            digest: Digest::from_u128(0),
+            reply,
+            generation: fork::generation(),
+        };
         reads.queue.lock().jobs.extend(replies.iter().map(Arc::clone).map(job));
         replies
     }

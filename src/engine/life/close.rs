@@ -8,7 +8,8 @@ use crate::clock::Stopwatch;
 use crate::engine::core::Core;
 use crate::engine::file::handle::FileHandle;
 use crate::error::{Failure, IoFailure};
-use crate::sync::{Arc, JoinHandle, is_ours, spawn};
+use crate::foreign::discard;
+use crate::sync::{Arc, is_ours, spawn};
 use crate::task::caller::Caller;
 use crate::task::reply;
 
@@ -30,8 +31,8 @@ impl Core {
         }
         let threads = core.threads.dismiss();
         core.call_all();
-        let joined = threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
-        let outcome = if joined > 0 { Err(Failure::Panicked) } else { closed };
+        let panics = threads.into_iter().filter_map(|thread| thread.join().err()).map(discard).count();
+        let outcome = if panics > 0 { Err(Failure::Panicked) } else { closed };
         std::mem::forget(unwinding);
         core.closing.settle(outcome.clone());
         // Also a waker of a task that waited for this may have forked.

@@ -1,6 +1,7 @@
 //! Starts the engine's threads, each when it is first woken.
 
 use std::io;
+use std::time::Duration;
 
 use crate::clock::Deadline;
 use crate::commit::Duty;
@@ -85,6 +86,10 @@ impl Core {
         }
         if is_missing(ThreadRole::Reader(0)) {
             self.reads.serve(&self.store, &self.clock, Some(STAND_IN));
+            // The task that was woken last may have forked.
+            if !self.is_closed() && self.reads.have_jobs() {
+                next = Deadline::after(Duration::ZERO);
+            }
         }
         next
     }
@@ -167,6 +172,41 @@ mod tests {
         reader.lay_down();
         core.stand_in();
         assert!(get.as_mut().poll(&mut context).is_ready());
+    }
+
+    /// With 1,024 reads of half a minute each, claims waited for hours for what the worker does.
+    #[cfg(feature = "sim")]
+    #[test]
+    fn a_worker_that_stands_in_for_a_reader_on_a_slow_disk_goes_back_to_its_work() {
+        let disk = crate::sim::SimDisk::new();
+        let open = || Engine::options().disk(&disk).stepped().cache_bytes(0).open("x.idem").unwrap();
+        let engine = open();
+        // More than redb keeps in memory.
+        let keys = ["a", "b", "c", "d", "e", "f"];
+        for key in keys {
+            let begun = engine.default_scope().begin(key, Fingerprint::of(""));
+            let Ok(Begin::Fresh(claim)) = begun else { panic!("{begun:?}") };
+            claim.complete(vec![7; 500_000]).unwrap();
+            engine.checkpoint().unwrap();
+        }
+        engine.close().unwrap();
+        let engine = open();
+        let scope = engine.default_scope();
+        disk.before_reads(|_| {
+            let slow = Deadline::after(Duration::from_millis(150));
+            while !slow.has_passed() {}
+        });
+        let core = engine.handle.core();
+        core.threads.is_short.store(true, Ordering::Release);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut gets = keys.map(|key| Box::pin(scope.get_async(key)));
+        assert!(gets.iter_mut().all(|get| get.as_mut().poll(&mut context).is_pending()));
+        core.stand_in();
+        assert!(core.reads.have_jobs(), "it read all");
+        while core.reads.have_jobs() {
+            assert!(core.stand_in().has_passed(), "it comes again at once");
+        }
+        assert!(gets.iter_mut().all(|get| get.as_mut().poll(&mut context).is_ready()));
     }
 
     #[cfg(feature = "sim")]

@@ -58,8 +58,10 @@ impl Access {
         closed.and(unlocked)
     }
 
-    /// Handles on a closed engine may live on; they must not keep others from opening the file.
+    /// Handles on a closed engine may live on; they must not keep others from opening the file. Nor
+    /// may a reader that is left in a database that has stopped still write to it then.
     fn unlock(&self) -> Result<(), Failure> {
+        self.faults.await_changes();
         self.file.unlock().map_err(|error| Failure::Io(IoFailure::new(&self.path, "unlocking", error)))
     }
 }

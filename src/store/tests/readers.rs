@@ -153,7 +153,7 @@ fn records_on_a_disk_that_went_away_come_back_with_it_and_not_from_a_file_that_w
     store.close().unwrap();
 }
 
-/// It span, which a read on a slow disk made long.
+/// It span, which a read on a slow disk made long. After a compaction the pages lie elsewhere.
 #[test]
 fn a_thread_that_needs_the_database_alone_sleeps_until_the_last_read_has_ended() {
     let store = new_store(&SimDisk::new());
@@ -172,61 +172,150 @@ fn a_thread_that_needs_the_database_alone_sleeps_until_the_last_read_has_ended()
             read.unwrap();
         });
         reads.recv().unwrap();
-        let opens = threads.spawn(|| store.reopen());
+        let compacts = threads.spawn(|| store.compact());
         while !access.users.is_awaited() {
             thread::yield_now();
         }
-        assert!(!opens.is_finished(), "the read goes on");
+        assert!(!compacts.is_finished(), "the read goes on");
         drop(go);
-        opens.join().unwrap().unwrap();
+        assert!(compacts.join().unwrap().unwrap());
     });
     assert!(!store.access.users.is_awaited());
     store.close().unwrap();
 }
 
-/// A disk may take half a minute to give a sector up, at the second try too. All readers waited for
-/// that, because the one that opens the file again waited to be alone.
+/// A disk may take half a minute to give a sector up, at the first try and at the next. All readers
+/// waited for that, because the one that opens the file again waited to be alone.
 #[test]
-fn a_slow_read_in_a_view_holds_up_neither_an_opening_nor_other_readers() {
-    let store = new_store(&SimDisk::new());
-    let (is_reading, reads) = mpsc::sync_channel(1);
-    let (go, may_go) = mpsc::sync_channel::<()>(1);
-    let access = &store.access;
-    thread::scope(|threads| {
-        let go = go;
-        let slow = threads.spawn(move || {
-            let tries = Cell::new(0);
-            let read = access.read(|database| {
-                tries.set(tries.get() + 1);
-                if tries.get() == 1 {
-                    return Err(broken());
-                }
-                if tries.get() == 2 {
-                    is_reading.send(()).unwrap();
-                    // The other side is dropped.
-                    may_go.recv().unwrap_err();
-                    return Err(broken());
-                }
-                read_meta(path(), database).map_err(|_error| broken())
+fn a_slow_read_holds_up_neither_an_opening_nor_other_readers() {
+    for slow_try in [1, 2] {
+        let store = new_store(&SimDisk::new());
+        let (is_reading, reads) = mpsc::sync_channel(1);
+        let (go, may_go) = mpsc::sync_channel::<()>(1);
+        let access = &store.access;
+        thread::scope(|threads| {
+            let go = go;
+            let slow = threads.spawn(move || {
+                let tries = Cell::new(0);
+                let read = access.read(|database| {
+                    tries.set(tries.get() + 1);
+                    if tries.get() == slow_try {
+                        is_reading.send(()).unwrap();
+                        // The other side is dropped.
+                        may_go.recv().unwrap_err();
+                    }
+                    if tries.get() <= slow_try {
+                        return Err(broken());
+                    }
+                    read_meta(path(), database).map_err(|_error| broken())
+                });
+                (read, tries.get())
             });
-            (read, tries.get())
+            reads.recv().unwrap();
+            assert_eq!(access.is_current(), slow_try == 1, "the second try is in a view");
+            // As a commit does whose own read has failed.
+            let opens = threads.spawn(|| store.reopen());
+            let until = Deadline::after(Duration::from_secs(20));
+            while !opens.is_finished() {
+                assert!(!until.has_passed(), "it waits for the slow read");
+                thread::yield_now();
+            }
+            opens.join().unwrap().unwrap();
+            assert!(access.is_current() && access.read(|_| Ok(())).is_ok());
+            drop(go);
+            let (read, tries) = slow.join().unwrap();
+            assert_eq!((read.unwrap(), tries), (meta(), slow_try + 1));
+            assert!(access.is_current(), "the file's database was not the one that failed it");
         });
-        reads.recv().unwrap();
-        assert!(!access.is_current(), "it is a view");
-        let opens = threads.spawn(|| store.reopen());
-        let until = Deadline::after(Duration::from_secs(20));
-        while !opens.is_finished() {
-            assert!(!until.has_passed(), "it waits for the read in the view");
-            thread::yield_now();
-        }
-        opens.join().unwrap().unwrap();
-        assert!(access.is_current() && access.read(|_| Ok(())).is_ok());
-        drop(go);
-        let (read, tries) = slow.join().unwrap();
-        assert_eq!((read.unwrap(), tries), (meta(), 3));
-        assert!(access.is_current(), "the file's database was not the one that failed it");
+        store.close().unwrap();
+    }
+}
+
+/// A compaction would wait for its readers, and could then not write.
+#[test]
+fn a_database_that_has_stopped_is_not_compacted() {
+    let store = new_store(&SimDisk::new());
+    thread::scope(|threads| {
+        let compacted = store.access.read(|database| {
+            database.faults.stop();
+            let compacts = threads.spawn(|| store.compact().unwrap());
+            let until = Deadline::after(Duration::from_secs(20));
+            while !compacts.is_finished() && !until.has_passed() {
+                thread::yield_now();
+            }
+            assert!(compacts.is_finished(), "it waits for the read");
+            Ok(compacts.join().unwrap())
+        });
+        assert!(!compacted.unwrap());
     });
     store.close().unwrap();
+}
+
+/// redb writes as it closes a database: its header, over that of the next one.
+#[test]
+fn the_last_reader_of_a_database_that_was_left_behind_writes_nothing() {
+    for opens in [true, false] {
+        let disk = SimDisk::new();
+        let store = new_store(&disk);
+        let operations = Cell::new(0);
+        let tries = Cell::new(0);
+        let read = store.access.read(|_| {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 {
+                stop(&store);
+                if opens {
+                    store.reopen().unwrap();
+                }
+                operations.set(disk.operations());
+                return Err(broken());
+            }
+            assert_eq!(disk.operations(), operations.get(), "it was closed by now");
+            Ok(())
+        });
+        read.unwrap();
+        store.close().unwrap();
+    }
+}
+
+/// redb also writes as it reads, to make space in its cache.
+#[test]
+fn a_page_that_a_reader_writes_is_in_the_file_before_it_is_opened_again_or_unlocked() {
+    for opens in [true, false] {
+        let disk = SimDisk::new();
+        let store = new_store(&disk);
+        let old: Vec<_> = (0..6).map(|n| stored_with(&store, n, &[7; 12 << 10])).collect();
+        store.close().unwrap();
+        drop(store);
+        let store = open(&disk);
+        // Its pages stay in redb's cache, until the close writes them.
+        let records = (10..12).map(|n| record_with(n, &[8; 12 << 10])).collect();
+        apply(&store, &Batch { records, closes: true, ..Batch::default() }, NOW, true).unwrap();
+        let (held, go) = hold_the_next_write(&disk);
+        let (access, is_read) = (&store.access, AtomicBool::new(false));
+        thread::scope(|threads| {
+            let go = go;
+            let reader = threads.spawn(|| {
+                for (record, place) in &old {
+                    let found = read(&store, *place, record.digest());
+                    assert!(matches!(found, Ok(Some(_)) | Err(ReadError::Closed)), "{found:?}");
+                }
+                is_read.store(true, Ordering::Release);
+            });
+            held.recv_timeout(Duration::from_secs(20)).expect("a reader that writes");
+            stop(&store);
+            // The last commit was not durable yet: it is lost, and the close says so.
+            let goes_on = threads.spawn(|| {
+                if opens { store.access.reopen(|_| Ok(())).is_ok() } else { store.close().is_err() }
+            });
+            while !access.faults.are_changes_awaited() && !goes_on.is_finished() {
+                thread::yield_now();
+            }
+            assert!(!goes_on.is_finished() && !is_read.load(Ordering::Acquire), "the write goes on");
+            drop(go);
+            assert!(goes_on.join().unwrap());
+            reader.join().unwrap();
+        });
+    }
 }
 
 /// The disk goes away for a moment. What a view would have found where the block lies, nobody
@@ -249,18 +338,31 @@ fn a_view_that_could_not_be_opened_is_no_failed_read_of_a_block() {
 
 /// The next read of the disk is told of, and held until the sender is dropped.
 fn hold_the_next_read(disk: &SimDisk) -> (mpsc::Receiver<()>, mpsc::SyncSender<()>) {
+    let (hook, held, go) = hold_first();
+    disk.before_reads(move |_| hook());
+    (held, go)
+}
+
+/// The same for a write.
+fn hold_the_next_write(disk: &SimDisk) -> (mpsc::Receiver<()>, mpsc::SyncSender<()>) {
+    let (hook, held, go) = hold_first();
+    disk.before_writes(move |_| hook());
+    (held, go)
+}
+
+fn hold_first() -> (impl Fn() + Send + Sync + 'static, mpsc::Receiver<()>, mpsc::SyncSender<()>) {
     let (is_held, held) = mpsc::sync_channel(1);
     let (go, may_go) = mpsc::sync_channel::<()>(1);
     let (is_held, may_go) = (Mutex::new(Some(is_held)), Mutex::new(may_go));
-    disk.before_reads(move |_| {
+    let hook = move || {
         let first = is_held.lock().take();
         if let Some(is_held) = first {
             is_held.send(()).unwrap();
             // The other side is dropped.
             may_go.lock().recv().unwrap_err();
         }
-    });
-    (held, go)
+    };
+    (hook, held, go)
 }
 
 /// The path to the disk is away, and each read takes a minute to fail.
