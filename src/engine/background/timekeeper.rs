@@ -11,8 +11,8 @@ use crate::task::notifier::Listener;
 /// The most by which the engine's clock is late.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
 
-/// The most leases that are ended before deadlines fire again, and slow reads are relieved: the observer hears of each, and may
-/// take its time.
+/// The most leases that are ended before deadlines fire again, and slow reads are relieved: the
+/// observer hears of each, and may take its time.
 const LEASES_MAX: usize = 16;
 
 impl Core {
