@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use redb::{CompactionError, Database};
 
@@ -17,6 +18,7 @@ use super::opened::Opened;
 use super::owned::Owned;
 use super::refusal::StoreError;
 use super::users::{InUse, Users};
+use crate::clock::Deadline;
 use crate::disk::{CopyOnWriteFile, DiskFile, Tracked, Tracking};
 use crate::error::{IoFailure, ReadError};
 use crate::fork;
@@ -28,6 +30,10 @@ mod closing;
 pub(super) const READ_TRIES: u32 = 3;
 /// How often a read is tried if it finds the database stopped by others.
 const STOPPED_TRIES: u32 = 50;
+
+/// How long a compaction waits for the reads that are under way. Others wait behind it, and it is
+/// not urgent.
+const READS_END: Duration = Duration::from_millis(50);
 
 /// Where redb gets its bytes from.
 #[derive(Debug)]
@@ -374,12 +380,20 @@ impl Access {
         self.failed(trouble, faults)
     }
 
-    /// Gives free space in the file back to the disk, unless a caller reads tables; returns
-    /// whether it did. Reads wait meanwhile.
+    /// Gives free space in the file back to the disk, unless a caller reads tables, or a read takes
+    /// longer than [`READS_END`]; returns whether it did. Reads wait meanwhile.
     pub(super) fn compact(&self) -> Result<bool, StoreError> {
         let Some(_alone) = self.long_reads.try_alone() else { return Ok(false) };
         let (mut database, faults) = match self.take(State::Away) {
-            State::Open(database) if !database.has_stopped() => self.users.alone(database).into_database(),
+            State::Open(database) if !database.has_stopped() => {
+                match self.users.alone_by(database, Deadline::after(READS_END)) {
+                    Ok(alone) => alone.into_database(),
+                    Err(in_use) => {
+                        self.put(State::Open(in_use));
+                        return Ok(false);
+                    }
+                }
+            }
             State::Closed => return Ok(false),
             // One that has stopped would wait for its readers for nothing.
             other @ (State::Open(_) | State::View(_) | State::Lost(_) | State::Away) => {

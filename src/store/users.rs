@@ -3,6 +3,7 @@
 use std::ops::Deref;
 
 use super::opened::Opened;
+use crate::clock::Deadline;
 use crate::sync::{Arc, Condvar, Mutex};
 
 /// Tells the thread that needs the database alone when a caller no longer uses it.
@@ -27,18 +28,35 @@ impl Users {
 
     /// Waits until no caller uses a database that was taken out. No new one comes, so the wait is
     /// as long as the slowest read of them.
-    pub(super) fn alone(&self, mut database: Arc<Opened>) -> Opened {
+    pub(super) fn alone(&self, database: Arc<Opened>) -> Opened {
+        self.alone_by(database, Deadline::NEVER).unwrap_or_else(|_| unreachable!("it waits for ever"))
+    }
+
+    /// The same, no longer than until `deadline`: then the database comes back.
+    pub(super) fn alone_by(
+        &self,
+        mut database: Arc<Opened>,
+        deadline: Deadline,
+    ) -> Result<Opened, Arc<Opened>> {
         let mut is_awaited = self.is_awaited.lock();
         loop {
-            match Arc::try_unwrap(database) {
+            let in_use = match Arc::try_unwrap(database) {
                 Ok(alone) => {
                     *is_awaited = false;
-                    return alone;
+                    return Ok(alone);
                 }
-                Err(shared) => database = shared,
+                Err(in_use) => in_use,
+            };
+            if deadline.has_passed() {
+                *is_awaited = false;
+                return Err(in_use);
             }
+            database = in_use;
             *is_awaited = true;
-            self.left.wait(&mut is_awaited);
+            match deadline.instant() {
+                Some(at) => drop(self.left.wait_until(&mut is_awaited, at)),
+                None => self.left.wait(&mut is_awaited),
+            }
         }
     }
 

@@ -38,13 +38,12 @@ impl Core {
         if now < mark_at && !has_leapt {
             return;
         }
-        let every = (self.options.max_clock_jump / 4).clamp(MARK_EVERY_MIN, MARK_EVERY_MAX);
-        let first = mark_at == Timestamp::default();
-        self.maintenance.set_mark_at(now.saturating_add(every));
-        if first && !has_leapt {
-            return;
+        let first = mark_at == Timestamp::default() && !has_leapt;
+        // Where the log has no space for it, the next step tries again.
+        if first || !matches!(self.append_unattended(LogRecord::Mark, || true), Unattended::NoSpace) {
+            let every = (self.options.max_clock_jump / 4).clamp(MARK_EVERY_MIN, MARK_EVERY_MAX);
+            self.maintenance.set_mark_at(now.saturating_add(every));
         }
-        self.append_unattended(LogRecord::Mark, || true);
     }
 
     /// Vacates an interrupted key through the log, if it has expired.
@@ -107,6 +106,28 @@ mod tests {
         });
         assert!(!core.clock.has_wall_leapt());
         drop(held);
+    }
+
+    /// An idle engine would have had no mark for ten minutes more, and a crash would lose the time
+    /// of two intervals.
+    #[test]
+    fn a_time_mark_for_which_the_log_had_no_space_is_tried_again() {
+        let clock = ManualClock::at_millis(1_000);
+        let engine = Engine::options().disk(&SimDisk::new()).clock(&clock).stepped().open("x.idem").unwrap();
+        let core = engine.handle.core();
+        engine.step();
+        let due = core.maintenance.mark_at();
+        clock.advance(MARK_EVERY_MAX);
+        let mut held = Vec::new();
+        for bytes in [1 << 20, 1 << 10, 1] {
+            let reserve = || Reservation::try_new(&core.space, Priority::Claim, bytes);
+            held.extend(std::iter::from_fn(reserve));
+        }
+        core.mark(core.clock.now());
+        assert_eq!(core.maintenance.mark_at(), due);
+        drop(held);
+        engine.step();
+        assert!(core.maintenance.mark_at() > due);
     }
 
     /// A sweep checks the keys again, because other calls may run during its commits.

@@ -153,7 +153,7 @@ fn records_on_a_disk_that_went_away_come_back_with_it_and_not_from_a_file_that_w
     store.close().unwrap();
 }
 
-/// It span, which a read on a slow disk made long. After a compaction the pages lie elsewhere.
+/// It span, which a read on a slow disk made long.
 #[test]
 fn a_thread_that_needs_the_database_alone_sleeps_until_the_last_read_has_ended() {
     let store = new_store(&SimDisk::new());
@@ -172,15 +172,53 @@ fn a_thread_that_needs_the_database_alone_sleeps_until_the_last_read_has_ended()
             read.unwrap();
         });
         reads.recv().unwrap();
-        let compacts = threads.spawn(|| store.compact());
+        let closes = threads.spawn(|| store.close());
         while !access.users.is_awaited() {
             thread::yield_now();
         }
-        assert!(!compacts.is_finished(), "the read goes on");
+        assert!(!closes.is_finished(), "the read goes on");
         drop(go);
-        assert!(compacts.join().unwrap().unwrap());
+        closes.join().unwrap().unwrap();
     });
     assert!(!store.access.users.is_awaited());
+}
+
+/// Pages move, so a compaction has the database alone. It is not urgent, and a disk may take half a
+/// minute for a sector: all other reads waited behind the compaction for that one.
+#[test]
+fn a_compaction_does_not_wait_for_a_slow_read_and_holds_up_no_others() {
+    let store = new_store(&SimDisk::new());
+    let (is_reading, reads) = mpsc::sync_channel(1);
+    let (go, may_go) = mpsc::sync_channel::<()>(1);
+    thread::scope(|threads| {
+        let go = go;
+        let access = &store.access;
+        let slow = threads.spawn(move || {
+            access.read(|database| {
+                is_reading.send(()).unwrap();
+                // The other side is dropped.
+                may_go.recv().unwrap_err();
+                read_meta(path(), database).map_err(|_error| broken())
+            })
+        });
+        reads.recv().unwrap();
+        let compacts = threads.spawn(|| store.compact().unwrap());
+        while !access.users.is_awaited() && !compacts.is_finished() {
+            thread::yield_now();
+        }
+        let other = threads.spawn(|| access.read(|_| Ok(())));
+        let until = Deadline::after(Duration::from_secs(20));
+        while !(compacts.is_finished() && other.is_finished()) && !until.has_passed() {
+            thread::yield_now();
+        }
+        assert!(compacts.is_finished() && other.is_finished(), "they wait for the slow read");
+        assert!(!compacts.join().unwrap());
+        other.join().unwrap().unwrap();
+        assert!(access.is_current() && !access.users.is_awaited());
+        drop(go);
+        assert_eq!(slow.join().unwrap().unwrap(), meta());
+    });
+    assert!(store.compact().unwrap());
     store.close().unwrap();
 }
 
