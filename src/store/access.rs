@@ -395,7 +395,7 @@ impl Access {
                 }
             }
             State::Closed => return Ok(false),
-            // One that has stopped would wait for its readers for nothing.
+            // One that has stopped takes no writes.
             other @ (State::Open(_) | State::View(_) | State::Lost(_) | State::Away) => {
                 // Readers that waited for this moment get no error from before it.
                 self.put(if matches!(other, State::Lost(_)) { State::Lost(None) } else { other });
