@@ -85,8 +85,13 @@ impl<P: Publish> Commit<P> {
             }
             Err(failure) => {
                 self.fail(&failure);
-                let steps: [&dyn Fn(); 2] = [&|| status.settle(GroupEnd::Failed), &|| self.fail_queued()];
-                steps.iter().take_while(|_| !self.origin.is_elsewhere()).for_each(|step| step());
+                if !self.origin.is_elsewhere() {
+                    status.settle(GroupEnd::Failed);
+                }
+                // The task that was woken last may have forked.
+                if !self.origin.is_elsewhere() {
+                    self.fail_queued();
+                }
                 Vec::new()
             }
         };

@@ -31,9 +31,9 @@ const LEASE: &str = "CASE WHEN k.session IS NULL THEN coalesce(k.lease_until_ms,
 
 /// Makes the commit of this transaction durable, whatever the server, the role or the transaction
 /// was told. `remote_write` does not wait for the disks of standbys, `local` not for standbys, `off`
-/// not even for the disk. And a server that
-/// tells of errors alone would not say that a standby has not confirmed the commit. Both hold for
-/// this transaction only, so no other client of a pooler is affected.
+/// not even for the disk. And a server that tells of errors alone would not say that a standby has
+/// not confirmed the commit. Both hold for this transaction only, so no other client of a pooler is
+/// affected.
 const SURE: &str = "CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') \
     THEN set_config('synchronous_commit', 'on', true) END AS sure, \
     CASE WHEN current_setting('client_min_messages') = 'error' \

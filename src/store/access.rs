@@ -6,9 +6,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use redb::{CompactionError, Database};
+use redb::Database;
 
 use super::backend::{Backend, Faults, FileFaults};
 use super::backend_error::{BackendError, catch_backend_panic};
@@ -18,22 +17,18 @@ use super::opened::Opened;
 use super::owned::Owned;
 use super::refusal::StoreError;
 use super::users::{InUse, Users};
-use crate::clock::Deadline;
 use crate::disk::{CopyOnWriteFile, DiskFile, Tracked, Tracking};
 use crate::error::{IoFailure, ReadError};
 use crate::fork;
 use crate::sync::{Arc, AtomicBool, Condvar, Mutex, Ordering};
 
 mod closing;
+mod compacting;
 
 /// How often a read is tried if the disk fails it.
 pub(super) const READ_TRIES: u32 = 3;
 /// How often a read is tried if it finds the database stopped by others.
 const STOPPED_TRIES: u32 = 50;
-
-/// How long a compaction waits for the reads that are under way. Others wait behind it, and it is
-/// not urgent.
-const READS_END: Duration = Duration::from_millis(50);
 
 /// Where redb gets its bytes from.
 #[derive(Debug)]
@@ -378,49 +373,6 @@ impl Access {
     fn lose(&self, trouble: BackendError, faults: &Faults) -> StoreError {
         self.put(State::Lost(None));
         self.failed(trouble, faults)
-    }
-
-    /// Gives free space in the file back to the disk, unless a caller reads tables, or a read takes
-    /// longer than [`READS_END`]; returns whether it did. Reads wait meanwhile.
-    pub(super) fn compact(&self) -> Result<bool, StoreError> {
-        let Some(_alone) = self.long_reads.try_alone() else { return Ok(false) };
-        let (mut database, faults) = match self.take(State::Away) {
-            State::Open(database) if !database.has_stopped() => {
-                match self.users.alone_by(database, Deadline::after(READS_END)) {
-                    Ok(alone) => alone.into_database(),
-                    Err(in_use) => {
-                        self.put(State::Open(in_use));
-                        return Ok(false);
-                    }
-                }
-            }
-            State::Closed => return Ok(false),
-            // One that has stopped takes no writes.
-            other @ (State::Open(_) | State::View(_) | State::Lost(_) | State::Away) => {
-                // Readers that waited for this moment get no error from before it.
-                self.put(if matches!(other, State::Lost(_)) { State::Lost(None) } else { other });
-                return Ok(false);
-            }
-        };
-        let compacted = catch_backend_panic(|| match database.compact() {
-            // Nobody reads or writes, so an application has leaked a table. The next writer opens
-            // the file again, and leaves that table behind.
-            Err(CompactionError::TransactionInProgress) => {
-                faults.stop();
-                Ok(false)
-            }
-            compacted => compacted.map(|_moved| true).map_err(BackendError::from),
-        });
-        match compacted {
-            Ok(is_compacted) => {
-                self.put(State::Open(Arc::new(Opened::new(database, faults))));
-                Ok(is_compacted)
-            }
-            Err(trouble) => {
-                drop(database);
-                Err(self.lose(trouble, &faults))
-            }
-        }
     }
 
     /// Takes the database out. Once closed it stays closed.

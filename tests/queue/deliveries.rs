@@ -107,6 +107,7 @@ fn a_message_that_breaks_its_consumer_is_a_dead_letter_before_it_breaks_one_more
         let Ok(Status::Interrupted(now)) = scope.get("a") else { panic!("nobody knows what it did") };
         assert_eq!((now.attempt(), now.fence()), (2, before.fence()));
     }
+    assert_eq!(scope.resolve("a").unwrap().attempt(), 3, "no delivery counts as an attempt");
 }
 
 #[test]

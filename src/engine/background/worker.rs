@@ -48,19 +48,20 @@ impl Core {
         }
         // First, because callers wait for it.
         self.grow();
-        // Each of these may wake tasks, and so run code of others.
-        let steps: [&dyn Fn(&mut Stepped); 5] = [
-            &|stepped| self.sweep(now, stepped),
-            &|_| self.mark(now),
-            &|_| self.commit.drain(),
-            &|stepped| self.maintain_files(now, stepped),
-            &|_| self.commit.drain(),
-        ];
-        steps.iter().take_while(|_| !self.health.is_forked()).for_each(|step| step(&mut stepped));
-        if !self.health.is_forked() {
-            self.tell_of_trouble();
-        }
+        self.unless_forked(|| self.sweep(now, &mut stepped));
+        self.unless_forked(|| self.mark(now));
+        self.unless_forked(|| self.commit.drain());
+        self.unless_forked(|| self.maintain_files(now, &mut stepped));
+        self.unless_forked(|| self.commit.drain());
+        self.unless_forked(|| self.tell_of_trouble());
         stepped
+    }
+
+    /// Does this step, unless a task that an earlier one woke has forked, and this is the child.
+    fn unless_forked(&self, step: impl FnOnce()) {
+        if !self.health.is_forked() {
+            step();
+        }
     }
 
     /// Room in the log and in the file.

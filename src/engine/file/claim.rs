@@ -110,8 +110,10 @@ impl FileClaim {
         if interrupting == Interrupting::Done {
             core.revoke_token(&attempt, now, self.reservation());
         }
-        // Before waiters are told: one of them may begin now, and takes the place.
+        // Before waiters are told: one of them may begin now, and takes the place. It is still with the
+        // attempt if a panic kept the claim from arriving.
         self.permit.leave();
+        core.leave_undelivered(&attempt);
         attempt.end(Ended::Interrupted);
         if interrupting == Interrupting::Done {
             core.tell_of_interruption(&attempt, Cause::Dropped);
